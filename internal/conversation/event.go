@@ -1,0 +1,44 @@
+package conversation
+
+import "time"
+
+// EventKind says what an Event is. The numbers are stored.
+type EventKind uint8
+
+// The events of a turn's log, then the notes to one reader, which are never part of it.
+const (
+	EventAccepted EventKind = iota + 1
+	EventAttemptStarted
+	EventTextDelta
+	EventReasoningDelta
+	EventRefusalDelta
+	EventToolCallDelta
+	EventOutputReset
+	EventTerminal
+	NoteHeartbeat
+	NoteDraining
+)
+
+// Event is one entry of a turn's log. Kind says which fields mean something. An event in a log is never changed, so
+// readers share it.
+type Event struct {
+	Sequence int64
+	Time     time.Time
+	Kind     EventKind
+
+	// PartIndex is the part of the output that a delta goes to.
+	PartIndex int
+	// Text is what a delta appends: text, reasoning, refusal, or JSON of a tool call's arguments.
+	Text string
+	// ToolCallID and ToolName are set in the first delta of a tool call.
+	ToolCallID string
+	ToolName   string
+	// Attempt counts from 1; Model is the one asked.
+	Attempt int
+	Model   string
+	// Turn is the ended turn of a terminal event, without input.
+	Turn *Turn
+}
+
+// IsDelta reports whether the event adds to the output.
+func (k EventKind) IsDelta() bool { return k >= EventTextDelta && k <= EventToolCallDelta }

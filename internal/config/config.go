@@ -1,0 +1,192 @@
+// Package config is what can be set from outside: one struct, its defaults in one function, read from a YAML file, then
+// the environment, then flags, and checked as a whole before anything starts.
+package config
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"time"
+)
+
+// Config is a configuration that has been checked. Load makes it; nothing changes it afterwards.
+type Config struct {
+	// Listen is the address of the data plane.
+	Listen string
+	// AdminListen is the address of the admin listener.
+	AdminListen string
+	// DatabaseURL says where conversations are kept; DatabasePath has the part after `sqlite:`. It may hold a password.
+	DatabaseURL Secret
+	// DefaultModel is the model of a request that names none.
+	DefaultModel string
+	Upstream     Upstream
+	Auth         Auth
+	// AllowPlaintext allows addresses other than loopback without TLS, and an upstream without TLS.
+	AllowPlaintext bool
+	// Dev is the mode for trying chatsvc on one machine; see Load for what it changes.
+	Dev bool
+	// DevKey is the API key of the team dev in Dev.
+	DevKey     Secret
+	Reflection Reflection
+	Limits     Limits
+	Log        Log
+}
+
+// Upstream is the provider that answers, and how long it may take.
+type Upstream struct {
+	Mode Mode
+	// BaseURL is the provider's, without a trailing slash. Unused with ModeSimulator.
+	BaseURL string
+	// APIKey and APIKeyFile are where the key comes from; KeySource reads them.
+	APIKey     Secret
+	APIKeyFile string
+	// FirstEventTimeout is how long the provider may take to begin an answer, IdleTimeout how long to go on with it,
+	// ConnectTimeout how long a connection may take.
+	FirstEventTimeout, IdleTimeout, ConnectTimeout time.Duration
+}
+
+// Auth says who may call.
+type Auth struct {
+	// APIKeys are the keys that callers present. In Dev the dev key is among them.
+	APIKeys []APIKey
+}
+
+// APIKey is an API key by its digest, and who it belongs to.
+type APIKey struct {
+	// SHA256 is the digest of the key, 64 hex digits in lower case.
+	SHA256 string
+	// Team and Client are ids.
+	Team, Client string
+}
+
+// Limits bounds what callers can use.
+type Limits struct {
+	// MaxConcurrentStreams is how many RPCs may run on one connection.
+	MaxConcurrentStreams uint32
+	// MaxTurnDuration is the deadline of a turn that has no other.
+	MaxTurnDuration time.Duration
+	// ShutdownGrace is how long turns may take to end once the server is told to stop.
+	ShutdownGrace time.Duration
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  slog.Level
+	Format LogFormat
+}
+
+// Mode is who answers.
+type Mode string
+
+// The modes.
+const (
+	ModeOpenAI    Mode = "openai"    // A server that speaks OpenAI's wire.
+	ModeSimulator Mode = "simulator" // The embedded simulator.
+)
+
+// UnmarshalText takes one of the modes.
+func (m *Mode) UnmarshalText(text []byte) error {
+	return oneOf(m, string(text), ModeOpenAI, ModeSimulator)
+}
+
+// Reflection is who may read the schema from the server.
+type Reflection string
+
+// The choices.
+const (
+	ReflectionOff           Reflection = "off"           // Nobody.
+	ReflectionAuthenticated Reflection = "authenticated" // Callers with a credential.
+	ReflectionOpen          Reflection = "open"          // Everyone.
+)
+
+// UnmarshalText takes one of the choices.
+func (r *Reflection) UnmarshalText(text []byte) error {
+	return oneOf(r, string(text), ReflectionOff, ReflectionAuthenticated, ReflectionOpen)
+}
+
+// LogFormat is the form of a log line.
+type LogFormat string
+
+// The formats.
+const (
+	LogJSON LogFormat = "json" // For machines.
+	LogText LogFormat = "text" // For people.
+)
+
+// UnmarshalText takes one of the formats.
+func (f *LogFormat) UnmarshalText(text []byte) error {
+	return oneOf(f, string(text), LogJSON, LogText)
+}
+
+func oneOf[T ~string](target *T, text string, choices ...T) error {
+	var names []string
+	for _, choice := range choices {
+		if string(choice) == text {
+			*target = choice
+			return nil
+		}
+		names = append(names, string(choice))
+	}
+	last := len(names) - 1
+	return errors.New("must be " + strings.Join(names[:last], ", ") + " or " + names[last])
+}
+
+// Default returns the configuration of a server that nothing is said to, before Dev is taken into account. It is not
+// valid yet: without an upstream key and somebody who may call, there is nothing to serve.
+func Default() Config {
+	return Config{
+		Listen:       "127.0.0.1:50051",
+		AdminListen:  "127.0.0.1:50052",
+		DatabaseURL:  NewSecret("sqlite:data/chatsvc.db"),
+		DefaultModel: "gpt-5-mini",
+		Upstream: Upstream{
+			Mode:              ModeOpenAI,
+			BaseURL:           "https://api.openai.com/v1",
+			FirstEventTimeout: time.Minute,
+			IdleTimeout:       30 * time.Second,
+			ConnectTimeout:    10 * time.Second,
+		},
+		Reflection: ReflectionAuthenticated,
+		Limits: Limits{
+			MaxConcurrentStreams: 1000,
+			MaxTurnDuration:      15 * time.Minute,
+			ShutdownGrace:        30 * time.Second,
+		},
+		Log: Log{Level: slog.LevelInfo, Format: LogJSON},
+	}
+}
+
+// devDefaults replaces the defaults that are different in Dev, except where set says that somebody set them.
+func (c *Config) devDefaults(set func(name string) bool) {
+	// A key that merely lies in the environment must not be spent: only an address, or the mode itself, says that
+	// somebody wants the real thing.
+	if !set("upstream.mode") && !set("upstream.base_url") {
+		c.Upstream.Mode = ModeSimulator
+	}
+	if !set("default_model") && c.Upstream.Mode == ModeSimulator {
+		c.DefaultModel = "sim"
+	}
+	if !set("dev_key") {
+		c.DevKey = NewSecret("dev")
+	}
+	if !set("reflection") {
+		c.Reflection = ReflectionOpen
+	}
+	if !set("log.format") {
+		c.Log.Format = LogText
+	}
+}
+
+// DatabasePath returns the path of the SQLite file.
+func (c *Config) DatabasePath() string {
+	return strings.TrimPrefix(c.DatabaseURL.Reveal(), "sqlite:")
+}
+
+// LogValue returns every setting by its name, secrets hidden.
+func (c *Config) LogValue() slog.Value {
+	var attrs []slog.Attr
+	for _, f := range fields() {
+		attrs = append(attrs, slog.String(f.Name, f.text(c)))
+	}
+	return slog.GroupValue(append(attrs, slog.Int("auth.api_keys", len(c.Auth.APIKeys)))...)
+}

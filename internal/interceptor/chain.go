@@ -1,0 +1,137 @@
+// Package interceptor is what every RPC passes before its handler: it is logged, its panics are caught, its caller is
+// found, and its request is checked. It also sets the limits of the server and its tracing.
+package interceptor
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"buf.build/go/protovalidate"
+	middleware "github.com/grpc-ecosystem/go-grpc-middleware/v2"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
+	grpcauth "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/auth"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
+	"google.golang.org/grpc"
+
+	"github.com/chatsvc/chatsvc/internal/auth"
+)
+
+// link is one interceptor in both of its forms, so that no RPC can pass a check that its streaming twin has.
+type link struct {
+	name   string
+	unary  grpc.UnaryServerInterceptor
+	stream grpc.StreamServerInterceptor
+}
+
+// newChain returns the interceptors, outermost first. The order matters:
+//
+//  1. log sees the outcome of all the others, and makes the one status that the caller gets. It is the only one that a
+//     panic's outcome cannot pass by.
+//  2. recover turns a panic of anything below it, not only of the handler, into an error.
+//  3. auth comes before anything that looks at the message, so that a stranger learns nothing about what is valid.
+//  4. validate hands the handler only messages that keep the rules of the proto.
+func newChain(opts *Options) ([]link, error) {
+	// Lazy, as is the default: with WithDisableLazy the validator would know no message but those listed, and let the
+	// others pass unchecked or fail.
+	validator, err := protovalidate.New()
+	if err != nil {
+		return nil, fmt.Errorf("setting up the validation of requests: %w", err)
+	}
+	log := around(callLog{logger: opts.Logger, toStatus: opts.ToStatus}.handle)
+	caught := recovery.WithRecoveryHandlerContext(recovered)
+	who := authenticate(opts.Authenticator)
+	check := validate{validator: validator, toStatus: opts.ToStatus}
+	return []link{
+		{
+			name:   "log",
+			unary:  log.unary,
+			stream: log.stream,
+		},
+		{
+			name:   "recover",
+			unary:  recovery.UnaryServerInterceptor(caught),
+			stream: recovery.StreamServerInterceptor(caught),
+		},
+		only(needsCredential(opts.OpenReflection), link{
+			name:   "auth",
+			unary:  grpcauth.UnaryServerInterceptor(who),
+			stream: grpcauth.StreamServerInterceptor(who),
+		}),
+		// Reflection and health have messages without rules; they are none of our business.
+		only(ours, link{
+			name:   "validate",
+			unary:  check.unary,
+			stream: check.stream,
+		}),
+	}, nil
+}
+
+// only returns l for the services that applies accepts by their full name, and nothing for the others.
+func only(applies func(service string) bool, l link) link {
+	match := selector.MatchFunc(func(_ context.Context, call interceptors.CallMeta) bool { return applies(call.Service) })
+	return link{
+		name:   l.name,
+		unary:  selector.UnaryServerInterceptor(l.unary, match),
+		stream: selector.StreamServerInterceptor(l.stream, match),
+	}
+}
+
+// ours reports whether a service is chatsvc's own.
+func ours(service string) bool { return strings.HasPrefix(service, "chatsvc.") }
+
+// healthService is open to everyone: those who ask are load balancers, and the answer says nothing about any team.
+const healthService = "grpc.health.v1.Health"
+
+// needsCredential reports which services need a credential: all that are not named here, so that a service which is
+// registered one day is closed until someone decides otherwise.
+func needsCredential(openReflection bool) func(service string) bool {
+	return func(service string) bool {
+		switch {
+		case service == healthService:
+			return false
+		case strings.HasPrefix(service, "grpc.reflection."):
+			return !openReflection
+		default:
+			return true
+		}
+	}
+}
+
+// around is an interceptor that only needs what both kinds of RPC have in common. next runs the rest of the chain.
+type around func(ctx context.Context, method string, next func(context.Context) error) error
+
+func (a around) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	err = a(ctx, info.FullMethod, func(ctx context.Context) error {
+		var err error
+		resp, err = handler(ctx, req)
+		return err
+	})
+	return resp, err
+}
+
+func (a around) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	return a(stream.Context(), info.FullMethod, func(ctx context.Context) error {
+		wrapped := middleware.WrapServerStream(stream)
+		wrapped.WrappedContext = ctx
+		return handler(srv, wrapped)
+	})
+}
+
+// Options is what the chain and the server are made of.
+type Options struct {
+	// Logger gets one line per RPC.
+	Logger *slog.Logger
+	// Authenticator knows the callers.
+	Authenticator auth.Authenticator
+	// ToStatus turns the errors of handlers, and those of this package, which are *conversation.Error, into the status
+	// errors that callers see. It is called once per failed RPC, and not for an error that is a status already.
+	ToStatus func(error) error
+	// OpenReflection lets callers without a credential read the schema.
+	OpenReflection bool
+
+	Limits  Limits
+	Tracing Tracing
+}

@@ -1,0 +1,263 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
+	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/interceptor"
+)
+
+// TurnHeader is the response header that names the turn.
+const TurnHeader = "chatsvc-turn"
+
+// chatService is ChatService. Every way to see a turn run is a loop over a reader of its log.
+type chatService struct {
+	chatsvcv1.UnsafeChatServiceServer
+
+	engine engine
+	store  Store
+}
+
+var _ chatsvcv1.ChatServiceServer = (*chatService)(nil)
+
+func (s *chatService) CreateTurn(ctx context.Context, in *chatsvcv1.CreateTurnRequest) (*chatsvcv1.Turn, error) {
+	t, err := s.run(ctx, in, nil)
+	if err != nil {
+		return nil, err
+	}
+	return turnToProto(t, chatsvcv1.TurnView_TURN_VIEW_OUTPUT), nil
+}
+
+func (s *chatService) StreamTurn(in *chatsvcv1.CreateTurnRequest, stream grpc.ServerStreamingServer[chatsvcv1.TurnEvent]) error {
+	_, err := s.run(stream.Context(), in, stream)
+	return err
+}
+
+// run starts a turn, reads its log until the end, into the stream if there is one, and returns the turn if it has an
+// answer.
+func (s *chatService) run(ctx context.Context, in *chatsvcv1.CreateTurnRequest, stream grpc.ServerStreamingServer[chatsvcv1.TurnEvent]) (*conversation.Turn, error) {
+	arrived := time.Now()
+	p, err := principal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	request, err := turnRequest(in, stream != nil)
+	if err != nil {
+		return nil, err
+	}
+	deadline, wait, cancel := turnDeadline(ctx, arrived, request.OnDisconnect)
+	defer cancel()
+	request.Team, request.Client, request.Arrived, request.Deadline = p.Team, p.Client, arrived, deadline
+
+	r, err := s.engine.Start(wait, request)
+	if err != nil {
+		if outOfTime(err) {
+			return nil, conversation.Errorf(conversation.TurnDeadline, "the call's deadline passed before the turn had begun")
+		}
+		return nil, err
+	}
+	defer r.Close() // the disconnect, unless the turn has ended
+
+	if err := nameTurn(ctx, stream, r.Turn()); err != nil {
+		return nil, err
+	}
+	t, err := read(wait, r, request.Conversation, stream)
+	if err != nil {
+		if outOfTime(err) {
+			return nil, lateTurn(r.Turn(), request.OnDisconnect)
+		}
+		return nil, err
+	}
+	if err := errorOf(t); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func (s *chatService) WatchTurn(in *chatsvcv1.WatchTurnRequest, stream grpc.ServerStreamingServer[chatsvcv1.TurnEvent]) error {
+	ctx := stream.Context()
+	p, id, err := named(ctx, turns, "name", in.GetName())
+	if err != nil {
+		return err
+	}
+	r, err := s.engine.Watch(ctx, p.Team, id, in.GetAfterSequence())
+	if err != nil {
+		return aboutTurn(err, id)
+	}
+	defer r.Close()
+
+	var conv conversation.ID
+	if in.GetAfterSequence() == 0 { // Only the first event names the conversation, and the log does not know it.
+		t, err := s.store.GetTurn(ctx, p.Team, id, false)
+		if err != nil {
+			return aboutTurn(err, id)
+		}
+		conv = t.Conversation
+	}
+	if err := nameTurn(ctx, stream, id); err != nil {
+		return err
+	}
+	if _, err := read(ctx, r, conv, stream); !errors.Is(err, io.EOF) { // the end, if the caller had seen it before
+		return err
+	}
+	return nil
+}
+
+// nameTurn names the turn in the call's log line and in the header, which goes out at once on a stream and with the
+// answer otherwise.
+func nameTurn(ctx context.Context, stream grpc.ServerStream, id conversation.ID) error {
+	name := formatName(turns, id)
+	interceptor.FieldsFrom(ctx).SetTurn(name)
+	header := metadata.Pairs(TurnHeader, name)
+	if stream != nil {
+		return stream.SendHeader(header)
+	}
+	return grpc.SetHeader(ctx, header)
+}
+
+// read reads the log of a turn until its terminal event, into the stream if there is one, and returns the turn as it
+// ended; io.EOF if the reader is past the end already.
+func read(ctx context.Context, r reader, conv conversation.ID, stream grpc.ServerStreamingServer[chatsvcv1.TurnEvent]) (*conversation.Turn, error) {
+	id := r.Turn()
+	for {
+		events, err := r.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		if err != nil {
+			return nil, aboutTurn(fmt.Errorf("read the turn's log: %w", err), id)
+		}
+		for i := range events {
+			if stream != nil {
+				if err := stream.Send(eventToProto(&events[i], id, conv)); err != nil {
+					return nil, err
+				}
+			}
+			if events[i].Kind == conversation.EventTerminal {
+				return events[i].Turn, nil
+			}
+		}
+	}
+}
+
+// outOfTime reports whether err is the end of the time that a handler has, and not the failure of something that ran out
+// of its own.
+func outOfTime(err error) bool {
+	_, ok := errors.AsType[*conversation.Error](err)
+	return !ok && errors.Is(err, context.DeadlineExceeded)
+}
+
+// lateTurn says that a turn did not end in time, and what becomes of it.
+func lateTurn(id conversation.ID, on conversation.OnDisconnect) error {
+	e := conversation.Errorf(conversation.TurnDeadline, "the turn did not end before the call's deadline, and is being cancelled")
+	if on == conversation.DisconnectContinue {
+		e.Message = "the turn did not end before the call's deadline; it goes on, for WatchTurn and GetTurn to read"
+	}
+	e.Turn = id
+	return e
+}
+
+func (s *chatService) GetTurn(ctx context.Context, in *chatsvcv1.GetTurnRequest) (*chatsvcv1.Turn, error) {
+	p, id, err := named(ctx, turns, "name", in.GetName())
+	if err != nil {
+		return nil, err
+	}
+	view := in.GetView()
+	if view == chatsvcv1.TurnView_TURN_VIEW_UNSPECIFIED {
+		view = chatsvcv1.TurnView_TURN_VIEW_OUTPUT
+	}
+	t, err := s.store.GetTurn(ctx, p.Team, id, view != chatsvcv1.TurnView_TURN_VIEW_BASIC)
+	if err != nil {
+		return nil, err
+	}
+	return turnToProto(t, view), nil
+}
+
+func (s *chatService) ListTurns(ctx context.Context, in *chatsvcv1.ListTurnsRequest) (*chatsvcv1.ListTurnsResponse, error) {
+	p, err := principal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var conv conversation.ID
+	if name := in.GetConversation(); name != "" {
+		if conv, err = parseName(conversations, "conversation", name); err != nil {
+			return nil, err
+		}
+	}
+	q := newQuery("ListTurns", p.Team, in.GetConversation(), in.GetRequestId())
+	before, err := q.beforeID(in.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	if in.GetRequestId() != "" {
+		return nil, notImplemented("request_id")
+	}
+	if !conv.IsZero() { // An unknown conversation is not an empty one.
+		if _, err := s.store.GetConversation(ctx, p.Team, conv); err != nil {
+			return nil, err
+		}
+	}
+	page, last, err := fillPage(before, pageSize(in.GetPageSize()),
+		func(before conversation.ID, limit int) ([]*conversation.Turn, error) {
+			return s.store.ListTurns(ctx, p.Team, conv, before, limit)
+		},
+		func(t *conversation.Turn) conversation.ID { return t.ID },
+		func(t *conversation.Turn) *chatsvcv1.Turn {
+			return turnToProto(t, chatsvcv1.TurnView_TURN_VIEW_BASIC)
+		})
+	if err != nil {
+		return nil, err
+	}
+	return &chatsvcv1.ListTurnsResponse{Turns: page, NextPageToken: q.idToken(last)}, nil
+}
+
+func (s *chatService) CancelTurn(ctx context.Context, in *chatsvcv1.CancelTurnRequest) (*chatsvcv1.Turn, error) {
+	p, id, err := named(ctx, turns, "name", in.GetName())
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.engine.Cancel(ctx, p.Team, id)
+	if err != nil {
+		return nil, aboutTurn(err, id)
+	}
+	return turnToProto(t, chatsvcv1.TurnView_TURN_VIEW_OUTPUT), nil
+}
+
+// DeleteTurn cancels the turn only when it is sure that it may be deleted: a refused call must not have cancelled it.
+func (s *chatService) DeleteTurn(ctx context.Context, in *chatsvcv1.DeleteTurnRequest) (*emptypb.Empty, error) {
+	p, id, err := named(ctx, turns, "name", in.GetName())
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.store.GetTurn(ctx, p.Team, id, false)
+	if err != nil {
+		return nil, err
+	}
+	if !t.Conversation.IsZero() {
+		e := conversation.Errorf(conversation.InvalidState, "the turn belongs to a conversation, and is deleted with it")
+		e.Turn = id
+		return nil, e
+	}
+	if !t.State.Ended() {
+		if _, err := s.engine.Cancel(ctx, p.Team, id); err != nil {
+			return nil, aboutTurn(err, id)
+		}
+	}
+	if err := s.store.DeleteTurn(ctx, p.Team, id); err != nil {
+		return nil, aboutTurn(err, id)
+	}
+	return &emptypb.Empty{}, nil
+}
+
+func (s *chatService) EstimateTurn(context.Context, *chatsvcv1.EstimateTurnRequest) (*chatsvcv1.EstimateTurnResponse, error) {
+	return nil, notImplemented("EstimateTurn")
+}

@@ -17,8 +17,9 @@ var ErrTurnEnded = errors.New("the turn has ended already")
 //
 // Every method takes the team, and another team's id is as unknown as a random one: ErrNotFound. What a method has
 // written is durable when it returns nil. When the database cannot be used every method returns an Error with reason
-// StoreUnavailable; if it was returned by a write, whether the write happened is not known. A method returns ctx's
-// error when ctx ends first; a write whose turn in the queue had not come by then does not happen.
+// StoreUnavailable; if it was returned by a write, whether the write happened is not known. A read returns ctx's error
+// when ctx ends first. A write returns ctx's error only if it was still waiting for its turn when ctx ended, and then it
+// does not happen; once it has begun, it waits for its outcome.
 type Store interface {
 	// CreateConversation records c. It sets nothing in c but Version, CreateTime and UpdateTime (from c.CreateTime).
 	CreateConversation(ctx context.Context, c *Conversation) error

@@ -15,6 +15,26 @@ const (
 	Cancelled
 )
 
+// String returns the state's name in lower case, as telemetry shows it.
+func (s State) String() string {
+	switch s {
+	case Queued:
+		return "queued"
+	case Running:
+		return "running"
+	case Completed:
+		return "completed"
+	case Incomplete:
+		return "incomplete"
+	case Failed:
+		return "failed"
+	case Cancelled:
+		return "cancelled"
+	default:
+		return "unknown"
+	}
+}
+
 // Ended reports whether the state is final.
 func (s State) Ended() bool { return s >= Completed }
 

@@ -133,7 +133,7 @@ var snapshot = regexp.MustCompile(`-(\d{4}-\d{2}-\d{2}|\d{4})$`)
 //
 // The guess for a name of no family is a context of 8,192 tokens, the smallest of the models in service, so that a
 // request fits wherever it goes; newer members of the current GPT families are given no more than the least that the family has.
-// Names that begin with "sim-" are the simulator's, and known.
+// "sim", and names that begin with "sim-" or "sim@", are the simulator's, and known.
 func (c *Catalog) Lookup(name string) (m Model, known bool) {
 	base := name
 	if tuned, ok := strings.CutPrefix(base, "ft:"); ok {

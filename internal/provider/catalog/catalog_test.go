@@ -67,8 +67,8 @@ func TestLookup(t *testing.T) {
 		{"gpt-5-mini", "gpt-5-mini", 400_000, 128_000, true, true},
 		{"gpt-5-chat-latest", "gpt-5-chat-latest", 128_000, 16_384, false, true},
 		{"gpt-6-sol", "gpt-6-sol", 1_050_000, 128_000, true, true},
-		{"sim-tiny", "sim-tiny", 512, 128, false, true},
-		{"sim-small", "sim-small", 128_000, 16_384, false, true},
+		{"sim", "sim", 128_000, 16_384, false, true},
+		{"sim-small", "sim-small", 1_000, 500, false, true},
 		{"sim-anything", "sim-anything", 128_000, 16_384, false, true},
 		{"gpt-5.9-nova", "gpt-5.9-nova", 128_000, 16_384, true, false},
 		{"gpt-6.1-sol", "gpt-6.1-sol", 400_000, 128_000, true, false},
@@ -78,7 +78,7 @@ func TestLookup(t *testing.T) {
 		{"GPT-4o", "GPT-4o", 8_192, 4_096, false, false},
 		{"simple", "simple", 8_192, 4_096, false, false},
 		{"*", "*", 8_192, 4_096, false, false},
-		{"sim-*", "sim-*", 128_000, 16_384, false, true},
+		{"sim@fault=stall", "sim@fault=stall", 128_000, 16_384, false, true},
 		{"", "", 8_192, 4_096, false, false},
 	} {
 		m, known := c.Lookup(want.asked)
@@ -98,7 +98,7 @@ func TestInputTokens(t *testing.T) {
 		{"gpt-4", 10_000, 0},
 		{"gpt-5", 1_000, 272_000}, // not 399,000: the longest answer's room is set aside
 		{"gpt-5", 128_000, 272_000},
-		{"sim-tiny", 64, 448},
+		{"sim-small", 200, 800},
 	} {
 		m, _ := c.Lookup(want.model)
 		if got := m.InputTokens(want.output); got != want.input {

@@ -77,21 +77,11 @@ var rules = []rule{
 		from: all,
 		notFrom: []pattern{
 			"./gen/...", "./internal/service/...", "./internal/interceptor/...", "./cmd/...", "./chatclient/...", "./bench/...",
-			"./internal/telemetry/...", // has its own rule below
+			"./internal/telemetry/otlptest", // a receiver of OTLP, which is gRPC
 		},
 		to:      grpc,
 		why:     "only service, interceptor, cmd, chatclient and bench know gRPC and the generated code: inside, there are domain values and domain errors",
 		example: [2]pattern{"./internal/auth", "google.golang.org/grpc/metadata"},
-	},
-	{
-		from: []pattern{"./internal/telemetry/..."},
-		to:   grpc,
-		notTo: []pattern{
-			"google.golang.org/grpc/stats",
-			"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/...",
-		},
-		why:     "telemetry builds the stats handler of the server and needs no more of gRPC than that",
-		example: [2]pattern{"./internal/telemetry", "google.golang.org/grpc"},
 	},
 	{
 		from: all, notFrom: []pattern{"./internal/provider/openai/...", "./bench/..."},
@@ -126,9 +116,9 @@ var rules = []rule{
 		example: [2]pattern{"./internal/provider/openaisim", "./internal/provider/openai"},
 	},
 	{
-		from: all, notFrom: slices.Concat(adapters, []pattern{"./cmd/...", "./bench/..."}),
+		from: all, notFrom: slices.Concat(adapters, []pattern{"./cmd/...", "./bench/...", "./internal/provider/providertest"}),
 		to:      adapters,
-		why:     "only cmd chooses implementations; everyone else is given the contract",
+		why:     "only cmd chooses implementations; everyone else is given the contract (a provider's suite brings the other side of its wire)",
 		example: [2]pattern{"./internal/turn", "./internal/provider/openai"},
 	},
 	{
@@ -192,7 +182,6 @@ func TestRulesAllow(t *testing.T) {
 		{"./internal/turn", "./internal/provider"},
 		{"./internal/provider/openai", "github.com/sashabaranov/go-openai"},
 		{"./internal/interceptor", "google.golang.org/grpc"},
-		{"./internal/telemetry", "google.golang.org/grpc/stats"},
 		{"./internal/service", "./gen/chatsvc/v1"},
 		{"./cmd/chatsvc", "./internal/conversation/sqlstore"},
 		{"./chatclient", "./gen/chatsvc/v1"},

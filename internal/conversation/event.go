@@ -36,7 +36,7 @@ type Event struct {
 	// Attempt counts from 1; Model is the one asked.
 	Attempt int
 	Model   string
-	// Turn is the ended turn of a terminal event, without input.
+	// Turn is the turn as it was recorded (accepted) or as it ended (terminal); without input.
 	Turn *Turn
 }
 

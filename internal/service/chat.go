@@ -70,7 +70,7 @@ func (s *chatService) run(ctx context.Context, in *chatsvcv1.CreateTurnRequest, 
 	if err := nameTurn(ctx, stream, r.Turn()); err != nil {
 		return nil, err
 	}
-	t, err := read(wait, r, request.Conversation, stream)
+	t, err := read(wait, r, stream)
 	if err != nil {
 		if outOfTime(err) {
 			return nil, lateTurn(r.Turn(), request.OnDisconnect)
@@ -95,18 +95,10 @@ func (s *chatService) WatchTurn(in *chatsvcv1.WatchTurnRequest, stream grpc.Serv
 	}
 	defer r.Close()
 
-	var conv conversation.ID
-	if in.GetAfterSequence() == 0 { // Only the first event names the conversation, and the log does not know it.
-		t, err := s.store.GetTurn(ctx, p.Team, id, false)
-		if err != nil {
-			return aboutTurn(err, id)
-		}
-		conv = t.Conversation
-	}
 	if err := nameTurn(ctx, stream, id); err != nil {
 		return err
 	}
-	if _, err := read(ctx, r, conv, stream); !errors.Is(err, io.EOF) { // the end, if the caller had seen it before
+	if _, err := read(ctx, r, stream); !errors.Is(err, io.EOF) { // the end, if the caller had seen it before
 		return err
 	}
 	return nil
@@ -126,7 +118,7 @@ func nameTurn(ctx context.Context, stream grpc.ServerStream, id conversation.ID)
 
 // read reads the log of a turn until its terminal event, into the stream if there is one, and returns the turn as it
 // ended; io.EOF if the reader is past the end already.
-func read(ctx context.Context, r reader, conv conversation.ID, stream grpc.ServerStreamingServer[chatsvcv1.TurnEvent]) (*conversation.Turn, error) {
+func read(ctx context.Context, r reader, stream grpc.ServerStreamingServer[chatsvcv1.TurnEvent]) (*conversation.Turn, error) {
 	id := r.Turn()
 	for {
 		events, err := r.Next(ctx)
@@ -138,7 +130,7 @@ func read(ctx context.Context, r reader, conv conversation.ID, stream grpc.Serve
 		}
 		for i := range events {
 			if stream != nil {
-				if err := stream.Send(eventToProto(&events[i], id, conv)); err != nil {
+				if err := stream.Send(eventToProto(&events[i])); err != nil {
 					return nil, err
 				}
 			}

@@ -36,7 +36,7 @@ func wantStatus(t *testing.T, err error, code codes.Code, reason conversation.Re
 // logOf returns the events of a turn that ended in a state.
 func logOf(state conversation.State) []conversation.Event {
 	return []conversation.Event{
-		{Kind: conversation.EventAccepted},
+		{Kind: conversation.EventAccepted, Turn: &conversation.Turn{ID: testID(1), Conversation: testID(2)}},
 		{Kind: conversation.EventAttemptStarted, Attempt: 1, Model: "m"},
 		{Kind: conversation.EventTextDelta, Text: "a"},
 		{Kind: conversation.EventTextDelta, Text: "b"},

@@ -133,7 +133,7 @@ func TestEvents(t *testing.T) {
 		event conversation.Event
 		want  string
 	}{
-		{conversation.Event{Kind: conversation.EventAccepted}, `"accepted":{"turn":"` + someTurn + `","conversation":"` + someConversation + `"}`},
+		{conversation.Event{Kind: conversation.EventAccepted, Turn: &conversation.Turn{ID: testID(1), Conversation: testID(2)}}, `"accepted":{"turn":"` + someTurn + `","conversation":"` + someConversation + `"}`},
 		{conversation.Event{Kind: conversation.EventAttemptStarted, Attempt: 2, Model: "m"}, `"attemptStarted":{"attempt":2,"model":"m"}`},
 		{conversation.Event{Kind: conversation.EventTextDelta, PartIndex: 3, Text: "t"}, `"textDelta":{"partIndex":3,"text":"t"}`},
 		{conversation.Event{Kind: conversation.EventReasoningDelta, PartIndex: 3, Text: "t"}, `"reasoningDelta":{"partIndex":3,"text":"t"}`},
@@ -148,13 +148,13 @@ func TestEvents(t *testing.T) {
 	} {
 		test.event.Sequence, test.event.Time = 9, at
 		want := fromJSON(t, `{"sequence":"9","eventTime":"2026-05-01T12:00:00.000000005Z",`+test.want+`}`, &chatsvcv1.TurnEvent{})
-		if got := eventToProto(&test.event, testID(1), testID(2)); !proto.Equal(got, want) {
+		if got := eventToProto(&test.event); !proto.Equal(got, want) {
 			t.Errorf("%v, want %v", got, want)
 		}
 	}
 
 	ended := endedTurn(conversation.Completed)
-	got := eventToProto(&conversation.Event{Kind: conversation.EventTerminal, Sequence: 9, Turn: ended}, testID(1), testID(2)).GetTerminal().GetTurn()
+	got := eventToProto(&conversation.Event{Kind: conversation.EventTerminal, Sequence: 9, Turn: ended}).GetTerminal().GetTurn()
 	if !proto.Equal(got, turnToProto(ended, chatsvcv1.TurnView_TURN_VIEW_OUTPUT)) {
 		t.Errorf("the terminal's turn is %v", got)
 	}
@@ -165,7 +165,7 @@ func TestDeltasAreCheap(t *testing.T) {
 	for _, kind := range []conversation.EventKind{conversation.EventTextDelta, conversation.EventToolCallDelta} {
 		e := conversation.Event{Sequence: 9, Time: time.Unix(1, 2), Kind: kind, Text: "t"}
 		var sink *chatsvcv1.TurnEvent
-		if n := testing.AllocsPerRun(100, func() { sink = eventToProto(&e, conversation.ID{}, conversation.ID{}) }); n > 1 {
+		if n := testing.AllocsPerRun(100, func() { sink = eventToProto(&e) }); n > 1 {
 			t.Errorf("kind %d: %v allocations", kind, n)
 		}
 		_ = sink

@@ -24,9 +24,8 @@ type (
 	}
 )
 
-// eventToProto converts an event of a turn, or a note to the reader. The event itself does not say which turn and which
-// conversation it belongs to.
-func eventToProto(e *conversation.Event, turn, conv conversation.ID) *chatsvcv1.TurnEvent {
+// eventToProto converts an event of a turn, or a note to the reader.
+func eventToProto(e *conversation.Event) *chatsvcv1.TurnEvent {
 	if e.Kind == conversation.EventTextDelta {
 		return textDeltaToProto(e)
 	}
@@ -39,7 +38,7 @@ func eventToProto(e *conversation.Event, turn, conv conversation.ID) *chatsvcv1.
 	switch e.Kind {
 	case conversation.EventAccepted:
 		out.Event = &chatsvcv1.TurnEvent_Accepted{Accepted: &chatsvcv1.Accepted{
-			Turn: formatName(turns, turn), Conversation: formatName(conversations, conv),
+			Turn: formatName(turns, e.Turn.ID), Conversation: formatName(conversations, e.Turn.Conversation),
 		}}
 	case conversation.EventAttemptStarted:
 		out.Event = &chatsvcv1.TurnEvent_AttemptStarted{AttemptStarted: &chatsvcv1.AttemptStarted{

@@ -109,7 +109,7 @@ func (e *Engine) disown(t *conversation.Turn) {
 		defer e.running.Done()
 		r := &run{e: e, turn: t}
 		_, err := r.write(context.Background(), &conversation.End{Turn: &end})
-		if err != nil && !errors.Is(err, conversation.ErrTurnEnded) {
+		if err != nil && !errors.Is(err, conversation.ErrNotFound) { // as a rule it was not recorded
 			e.o.Logger.Error("turn of unknown outcome is not ended", "turn", uuid.UUID(t.ID), "error", err)
 		}
 	}()

@@ -35,7 +35,7 @@ type Options struct {
 	// MaxOutputBytes ends an answer INCOMPLETE. Default 3 MiB.
 	MaxOutputBytes int
 	// KeepLogs is how long the log of an ended turn can be watched, and KeepBytes how much memory the logs of ended turns
-	// take together at the most. Defaults 5 min and 64 MiB.
+	// take together at the most. Defaults 5 min and 32 MiB.
 	KeepLogs  time.Duration
 	KeepBytes int
 	// StorePatience is how long an answer waits in memory for a store that is down. Default 60 s.
@@ -89,7 +89,7 @@ func New(o Options) *Engine {
 	o.MaxDuration = cmp.Or(o.MaxDuration, 15*time.Minute)
 	o.MaxOutputBytes = cmp.Or(o.MaxOutputBytes, 3<<20)
 	o.KeepLogs = cmp.Or(o.KeepLogs, 5*time.Minute)
-	o.KeepBytes = cmp.Or(o.KeepBytes, 64<<20)
+	o.KeepBytes = cmp.Or(o.KeepBytes, 32<<20)
 	o.StorePatience = cmp.Or(o.StorePatience, time.Minute)
 	e := &Engine{o: o, runs: make(map[conversation.ID]*run), draining: make(chan struct{})}
 	e.stop, e.stopAll = context.WithCancelCause(context.Background())
@@ -239,7 +239,7 @@ func (e *Engine) keep(r *run) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
-	r.keepUntil, r.keptBytes = now.Add(e.o.KeepLogs), r.log.size()
+	r.keepUntil, r.keptBytes = now.Add(e.o.KeepLogs), runBytes+r.log.size()
 	e.kept = append(e.kept, r)
 	e.bytes += r.keptBytes
 	for len(e.kept) > 0 && (e.bytes > e.o.KeepBytes || e.kept[0].keepUntil.Before(now)) {
@@ -249,6 +249,9 @@ func (e *Engine) keep(r *run) {
 		e.kept = e.kept[1:]
 	}
 }
+
+// runBytes is about what an ended run takes besides its log.
+const runBytes = 4 << 10
 
 // forget lets go of a run whose end could not be written.
 func (e *Engine) forget(r *run) {

@@ -35,7 +35,10 @@ func (l *log) append(now time.Time, events ...conversation.Event) {
 		e.Time = now
 		l.events = append(l.events, e)
 		l.bytes += eventBytes + len(e.Text)
-		l.ended = l.ended || e.Kind == conversation.EventTerminal
+		if e.Kind == conversation.EventTerminal {
+			l.ended = true
+			l.bytes *= 2 // the turn holds the whole output once more
+		}
 	}
 	if l.wake != nil {
 		close(l.wake)

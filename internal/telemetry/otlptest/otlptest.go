@@ -5,6 +5,7 @@ package otlptest
 import (
 	"context"
 	"net"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -138,13 +139,16 @@ func (r *Receiver) WaitSpan(ctx context.Context, tb testing.TB, name string) *tr
 	}
 }
 
-// Attributes returns attributes as text: strings as they are, other values as protobuf prints them.
+// Attributes returns attributes as text: strings and integers as they are, other values as protobuf prints them.
 func Attributes(attrs []*commonpb.KeyValue) map[string]string {
 	m := make(map[string]string, len(attrs))
 	for _, kv := range attrs {
-		if s, ok := kv.GetValue().GetValue().(*commonpb.AnyValue_StringValue); ok {
-			m[kv.GetKey()] = s.StringValue
-		} else {
+		switch v := kv.GetValue().GetValue().(type) {
+		case *commonpb.AnyValue_StringValue:
+			m[kv.GetKey()] = v.StringValue
+		case *commonpb.AnyValue_IntValue:
+			m[kv.GetKey()] = strconv.FormatInt(v.IntValue, 10)
+		default:
 			m[kv.GetKey()] = kv.GetValue().String()
 		}
 	}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/chatsvc/chatsvc/internal/config"
+)
+
+const root = "../.."
+
+// fenced returns the README's code blocks of a language.
+func fenced(t *testing.T, language string) []string {
+	t.Helper()
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var blocks []string
+	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllSubmatch(readme, -1) {
+		blocks = append(blocks, string(m[1]))
+	}
+	if len(blocks) == 0 {
+		t.Fatalf("README.md has no block of %s", language)
+	}
+	return blocks
+}
+
+// build builds a program and returns its path.
+func build(t *testing.T, args ...string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "program")
+	cmd := exec.Command("go", append([]string{"build", "-o", path}, args...)...) //nolint:gosec // the test's own arguments
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		if os.Getenv("CI") == "" && bytes.Contains(out, []byte("dial tcp")) {
+			t.Skipf("skipped: the module proxy is out of reach: %s", out)
+		}
+		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
+	return path
+}
+
+// The README's sh blocks work when pasted, one after the other into one shell, with the address of this test's server.
+func TestREADMEShell(t *testing.T) {
+	t.Parallel()
+	grpcurl := build(t, "-modfile=tools/grpcurl/go.mod", "github.com/fullstorydev/grpcurl/cmd/grpcurl")
+	for _, tool := range []string{"sh", "openssl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("skipped: %v", err)
+		}
+	}
+	dir := t.TempDir()
+	if err := os.Rename(grpcurl, filepath.Join(dir, "grpcurl")); err != nil {
+		t.Fatal(err)
+	}
+	p := launch(t, "serve", "--dev", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--database-url=sqlite:"+filepath.Join(dir, "chatsvc.db"))
+	script := "set -eu\n" + strings.ReplaceAll(strings.Join(fenced(t, "sh"), "\n"), "localhost:50051", p.data)
+	cmd := exec.Command("sh")
+	cmd.Dir, cmd.Stdin = dir, strings.NewReader(script)
+	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{`"outputText": "You said: «Bonjour».`, `"textDelta"`, `"terminal"`, "Your name is Ada", `"Four."`} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %s in the output:\n%s", want, out)
+		}
+	}
+
+	// The configuration that it has made is one.
+	check := spawnOutput(t, "config", "check", "--config", filepath.Join(dir, "chatsvc.yaml"))
+	if !strings.Contains(check, "auth.api_keys") {
+		t.Errorf("config check says %s", check)
+	}
+}
+
+// spawnOutput runs the program in a process of its own until it ends.
+func spawnOutput(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asProgram+"=1", "OPENAI_API_KEY=sk-test")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// The README's program compiles and prints an answer.
+func TestREADMEProgram(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp(".", "_readme") // inside the module, so that its imports resolve
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	p := launch(t, "serve", "--dev", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--database-url=sqlite:"+filepath.Join(t.TempDir(), "chatsvc.db"))
+	source := strings.ReplaceAll(fenced(t, "go")[0], "localhost:50051", p.data)
+	file := filepath.Join(dir, "main.go")
+	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	absolute, err := filepath.Abs(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(build(t, absolute)).CombinedOutput() //nolint:gosec // just built
+	if err != nil || !strings.Contains(string(out), "«Bonjour».\nTURN_STATE_COMPLETED, ") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// The README's table is what the program reads.
+func TestREADMEConfiguration(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(readme, []byte("\n"+config.Table()+"\n")) {
+		t.Errorf("the table of settings in README.md should be:\n%s", config.Table())
+	}
+}

@@ -1,0 +1,300 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/chatsvc/chatsvc/internal/conversation"
+)
+
+// The committer is the one goroutine that writes. It takes whatever waits, up to maxGroup items and maxGroupBytes, and does
+// it in one transaction; it never waits for more. The transaction reads by key what the items need, decides the items in Go in the
+// order of their arrival, each seeing what the earlier ones do, and writes row sets, table by table.
+type committer struct {
+	dialect  dialect
+	pool     *sql.DB
+	maxGroup int
+	group    *group
+
+	queue   chan *item
+	closing chan struct{}
+	stopped chan struct{} // closed when no item will be answered any more
+
+	writer *writer // nil until it is needed, and after the connection broke
+
+	// writing is held during a transaction, so that a checkpoint need not wait by polling.
+	writing sync.Mutex
+
+	groups, items atomic.Int64 // committed, for tests and benchmarks
+}
+
+// An op is a write, made ready by its caller's goroutine. One that is undone because another item of its group was
+// refused by the database is decided again, so decide starts from nothing that an earlier one left in the op.
+type op interface {
+	// want names the rows that decide looks at.
+	want(k *keys)
+	// decide adds what is to be written to g, or returns why nothing is: an error is a refusal and concerns only this op.
+	decide(g *group) error
+}
+
+// errNextGroup: the op needs rows that this group writes; it is decided in the next one.
+var errNextGroup = errors.New("decided in the next group")
+
+// maxGroupBytes bounds the content of a group, and with it the memory and the time that it takes. One item may pass it.
+const maxGroupBytes = 16 << 20
+
+type item struct {
+	op    op
+	doing string
+	size  int // of the content, in bytes
+	state atomic.Int32
+	err   error      // the decision
+	done  chan error // holds one
+}
+
+// The states of an item: it leaves waiting once, either with its group or with its caller.
+const (
+	waiting = iota
+	taken
+	abandoned
+)
+
+func newCommitter(d dialect, pool *sql.DB, owner conversation.ID, o Options) *committer {
+	return &committer{
+		dialect:  d,
+		pool:     pool,
+		maxGroup: o.maxGroup,
+		group:    newGroup(owner),
+		queue:    make(chan *item, o.maxGroup),
+		closing:  make(chan struct{}),
+		stopped:  make(chan struct{}),
+	}
+}
+
+// do has o committed, and returns its refusal or the database's. If ctx ends before the group of o has begun, nothing is
+// written; if it ends later, it is not known whether o was.
+func (c *committer) do(ctx context.Context, doing string, o op, size int) error {
+	return c.submit(ctx, &item{op: o, doing: doing, size: size, done: make(chan error, 1)}, false)
+}
+
+// doToTheEnd is do, but once the group of o has begun it waits for the outcome even if ctx ends: ctx's error means that
+// nothing was written.
+func (c *committer) doToTheEnd(ctx context.Context, doing string, o op, size int) error {
+	return c.submit(ctx, &item{op: o, doing: doing, size: size, done: make(chan error, 1)}, true)
+}
+
+func (c *committer) submit(ctx context.Context, it *item, toTheEnd bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	left := ctx.Done()
+	select {
+	case c.queue <- it:
+	case <-left:
+		return ctx.Err()
+	case <-c.closing:
+		return unavailable(it.doing, errClosed)
+	}
+	for {
+		select {
+		case err := <-it.done:
+			return err
+		case <-left:
+			if it.state.CompareAndSwap(waiting, abandoned) || !toTheEnd {
+				return ctx.Err()
+			}
+			left = nil
+		case <-c.stopped:
+			select {
+			case err := <-it.done:
+				return err
+			default: // queued after the queue was emptied for the last time
+				return unavailable(it.doing, errClosed)
+			}
+		}
+	}
+}
+
+// close fails what waits. The group that has begun is finished.
+func (c *committer) close() { close(c.closing) }
+
+// A batch is the items that become a group.
+type batch struct {
+	items []*item
+	size  int
+}
+
+// take adds it unless its caller has left.
+func (b *batch) take(it *item) {
+	if it.state.CompareAndSwap(waiting, taken) {
+		b.add(it)
+	}
+}
+
+func (b *batch) add(it *item) {
+	b.items = append(b.items, it)
+	b.size += it.size
+}
+
+func (b *batch) reset() {
+	clear(b.items)
+	b.items, b.size = b.items[:0], 0
+}
+
+func (c *committer) run() {
+	defer close(c.stopped)
+	var b batch
+	var deferred []*item
+	for {
+		b.reset()
+		for _, it := range deferred {
+			b.add(it)
+		}
+		deferred = deferred[:0]
+		if len(b.items) == 0 {
+			select {
+			case it := <-c.queue:
+				b.take(it)
+			case <-c.closing:
+			}
+		}
+		select {
+		case <-c.closing:
+			c.refuse(&b)
+			return
+		default:
+		}
+		// The callers of the last group have just been answered; those that already have more to write get to queue it.
+		runtime.Gosched()
+	fill:
+		for len(b.items) < c.maxGroup && b.size < maxGroupBytes {
+			select {
+			case it := <-c.queue:
+				b.take(it)
+			default:
+				break fill
+			}
+		}
+		if len(b.items) > 0 {
+			deferred = c.commit(b.items, deferred)
+		}
+	}
+}
+
+// refuse answers all items that were not begun, b and those in the queue, and closes the connection.
+func (c *committer) refuse(b *batch) {
+	for queued := true; queued; {
+		select {
+		case it := <-c.queue:
+			b.take(it)
+		default:
+			queued = false
+		}
+	}
+	for _, it := range b.items {
+		it.done <- unavailable(it.doing, errClosed)
+	}
+	if c.writer != nil {
+		c.writer.close()
+	}
+}
+
+// commit has the items of group done and their callers answered. It returns deferred with the items for the next group
+// added to it.
+func (c *committer) commit(group, deferred []*item) []*item {
+	err := c.attempt(group)
+	switch {
+	case err == nil:
+		c.groups.Add(1)
+		c.items.Add(int64(len(group)))
+		for _, it := range group {
+			if errors.Is(it.err, errNextGroup) {
+				deferred = append(deferred, it)
+				continue
+			}
+			it.done <- it.err
+		}
+	case c.dialect.unavailable(err):
+		for _, it := range group {
+			it.done <- unavailable(it.doing, err)
+		}
+	case true:
+		group[0].done <- fmt.Errorf("%s: %w", group[0].doing, err)
+	default:
+		// The database refuses a row, and does not say whose.
+		half := len(group) / 2
+		deferred = c.commit(group[:half], deferred)
+		deferred = c.commit(group[half:], deferred)
+	}
+	return deferred
+}
+
+// attempt does the items of group in one transaction, or returns why it was rolled back.
+func (c *committer) attempt(group []*item) (err error) {
+	ctx := context.Background() // no caller's: the group belongs to many
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	w, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			c.rollback(ctx, err)
+		}
+	}()
+	if err := w.exec(ctx, c.dialect.begin()); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	g := c.group
+	g.reset()
+	for _, it := range group {
+		it.op.want(&g.keys)
+	}
+	if err := g.load(ctx, w); err != nil {
+		return err
+	}
+	for _, it := range group {
+		it.err = it.op.decide(g)
+	}
+	if err := g.write(ctx, w); err != nil {
+		return err
+	}
+	if err := w.exec(ctx, "COMMIT"); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	c.dialect.committed(w.conn)
+	return nil
+}
+
+func (c *committer) connect(ctx context.Context) (*writer, error) {
+	if c.writer == nil {
+		conn, err := c.pool.Conn(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("connect: %w", err)
+		}
+		c.writer = newWriter(conn, c.dialect)
+	}
+	return c.writer, nil
+}
+
+// rollback undoes the transaction that ended in cause, and drops the connection unless all that was wrong is a row.
+func (c *committer) rollback(ctx context.Context, cause error) {
+	if err := c.writer.exec(ctx, "ROLLBACK"); err == nil && !c.dialect.unavailable(cause) {
+		return
+	}
+	c.writer.close()
+	c.writer = nil
+}
+
+// exclusively calls f between two transactions.
+func (c *committer) exclusively(f func()) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	f()
+}

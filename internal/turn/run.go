@@ -233,18 +233,20 @@ func (r *run) timing(end *ended) conversation.Timing {
 // write makes the end durable and returns the turn as it was written. While the store is down it tries again; after
 // StorePatience it gives up the answer, not the end. It stops trying only when the server stops.
 func (r *run) write(ctx context.Context, record *conversation.End) (*conversation.Turn, error) {
-	began, stop, giveUp := time.Now(), r.e.stop.Done(), (<-chan time.Time)(nil)
+	began, lost := time.Now(), false
+	stop, giveUp := r.e.stop.Done(), (<-chan time.Time)(nil)
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := r.e.o.Store.EndTurn(ctx, record)
 		if err == nil || !errors.Is(err, conversation.ErrStoreUnavailable) {
 			return record.Turn, err
 		}
-		if time.Since(began) > r.e.o.StorePatience && !errors.Is(record.Turn.Result.Error, conversation.ErrStoreUnavailable) {
-			lost := *record.Turn
-			lost.State, lost.Output, lost.Result.FinishReason = conversation.Failed, nil, conversation.FinishNone
-			lost.Result.Error = conversation.Errorf(conversation.StoreUnavailable,
+		if !lost && time.Since(began) > r.e.o.StorePatience {
+			lost = true
+			t := *record.Turn
+			t.State, t.Output, t.Result.FinishReason = conversation.Failed, nil, conversation.FinishNone
+			t.Result.Error = conversation.Errorf(conversation.StoreUnavailable,
 				"the database could not be written for too long after the answer had come; the answer is lost")
-			record = &conversation.End{Turn: &lost}
+			record = &conversation.End{Turn: &t}
 		}
 		select {
 		case <-time.After(wait):

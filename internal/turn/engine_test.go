@@ -1,0 +1,437 @@
+package turn
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/trace/noop"
+	"go.uber.org/goleak"
+
+	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/conversation/sqlstore"
+	"github.com/chatsvc/chatsvc/internal/provider"
+	"github.com/chatsvc/chatsvc/internal/provider/catalog"
+	"github.com/chatsvc/chatsvc/internal/tokens"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// generate is a provider that calls a function.
+type generate func(ctx context.Context, r *provider.Request) (provider.Stream, error)
+
+func (g generate) Generate(ctx context.Context, r *provider.Request) (provider.Stream, error) {
+	return g(ctx, r)
+}
+
+// answer is a stream of texts, then of end; with hang it then waits for its Close or the end of ctx.
+type answer struct {
+	ctx   context.Context
+	texts []string
+	end   error
+}
+
+func (a *answer) Next() ([]conversation.Event, error) {
+	if len(a.texts) > 0 {
+		e := text(a.texts[0])
+		a.texts = a.texts[1:]
+		return []conversation.Event{e}, nil
+	}
+	if a.end == nil {
+		<-a.ctx.Done()
+		return nil, a.ctx.Err()
+	}
+	return nil, a.end
+}
+
+func (a *answer) Outcome() provider.Outcome {
+	o := provider.Outcome{Model: "model-1", RequestID: "req_1"}
+	if len(a.texts) == 0 && errors.Is(a.end, io.EOF) {
+		o.Finish, o.Usage = conversation.FinishStop, &conversation.Usage{InputTokens: 5, OutputTokens: 2}
+	}
+	return o
+}
+
+func (*answer) Close() error { return nil }
+
+// says is a provider whose every answer is texts.
+func says(texts ...string) generate {
+	return func(ctx context.Context, _ *provider.Request) (provider.Stream, error) {
+		return &answer{ctx, texts, io.EOF}, nil
+	}
+}
+
+// hangs is a provider that says something and then nothing more.
+func hangs(ctx context.Context, _ *provider.Request) (provider.Stream, error) {
+	return &answer{ctx, []string{"so "}, nil}, nil
+}
+
+// faulty is a store that can be made to fail. The store itself is a real one.
+type faulty struct {
+	conversation.Store
+	begin func(a *conversation.Admission) error // after it was recorded
+	end   func(e *conversation.End) error       // instead of recording
+	moved func()                                // after a conversation was read
+}
+
+func (f *faulty) BeginTurn(ctx context.Context, a *conversation.Admission) error {
+	err := f.Store.BeginTurn(ctx, a)
+	if err == nil && f.begin != nil {
+		err = f.begin(a)
+	}
+	return err
+}
+
+func (f *faulty) EndTurn(ctx context.Context, e *conversation.End) error {
+	if f.end != nil {
+		if err := f.end(e); err != nil {
+			return err
+		}
+	}
+	return f.Store.EndTurn(ctx, e)
+}
+
+func (f *faulty) GetConversation(ctx context.Context, team string, id conversation.ID) (*conversation.Conversation, error) {
+	c, err := f.Store.GetConversation(ctx, team, id)
+	if f.moved != nil {
+		f.moved()
+	}
+	return c, err
+}
+
+func newEngine(t *testing.T, p provider.Provider, change func(o *Options, f *faulty)) (*Engine, *faulty) {
+	t.Helper()
+	db, err := sqlstore.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "test.db"), sqlstore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	models, err := catalog.Embedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &faulty{Store: db}
+	o := Options{
+		Store: f, Provider: p, Catalog: models, Tokens: tokens.NewCounter(), DefaultModel: "sim",
+		Logger: slog.New(slog.DiscardHandler), Tracer: noop.NewTracerProvider().Tracer(""),
+	}
+	if change != nil {
+		change(&o, f)
+	}
+	e := New(o)
+	if err := e.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		e.Drain(ctx)
+	})
+	return e, f
+}
+
+func newConversation(t *testing.T, e *Engine) conversation.ID {
+	t.Helper()
+	c := &conversation.Conversation{ID: newID(), Team: "red", CreateTime: time.Now()}
+	if err := e.o.Store.CreateConversation(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	return c.ID
+}
+
+func say(conv conversation.ID, s string) *Request {
+	return &Request{
+		Team: "red", Client: "web", Conversation: conv, OnDisconnect: conversation.DisconnectCancel,
+		Input: []conversation.Message{{Role: conversation.RoleUser, Parts: []conversation.Part{conversation.TextPart(s)}}},
+	}
+}
+
+// runTurn runs a turn to its end.
+func runTurn(t *testing.T, e *Engine, r *Request) *conversation.Turn {
+	t.Helper()
+	reader, err := e.Start(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	return terminal(t, reader)
+}
+
+func terminal(t *testing.T, reader *Reader) *conversation.Turn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		events, err := reader.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := events[len(events)-1]; last.Kind == conversation.EventTerminal {
+			return last.Turn
+		}
+	}
+}
+
+var down = &conversation.Error{Reason: conversation.StoreUnavailable, Message: "down"}
+
+// While the store is down an answer that has come waits, and nobody is told that the turn has ended.
+func TestAnswerWaitsForTheStore(t *testing.T) {
+	t.Parallel()
+	var isDown atomic.Bool
+	isDown.Store(true)
+	e, _ := newEngine(t, says("an ", "answer"), func(_ *Options, f *faulty) {
+		f.end = func(*conversation.End) error {
+			if isDown.Load() {
+				return down
+			}
+			return nil
+		}
+	})
+	conv := newConversation(t, e)
+	reader, err := e.Start(t.Context(), say(conv, "hi"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	for {
+		events, err := reader.Next(ctx)
+		if err != nil {
+			break
+		}
+		if events[len(events)-1].Kind == conversation.EventTerminal {
+			t.Fatal("the end was told before it was durable")
+		}
+	}
+	isDown.Store(false)
+	if turn := terminal(t, reader); turn.State != conversation.Completed || turn.OutputText() != "an answer" {
+		t.Errorf("turn %+v", turn)
+	}
+	stored, err := e.o.Store.GetTurn(t.Context(), "red", reader.Turn(), true)
+	if err != nil || stored.OutputText() != "an answer" {
+		t.Errorf("stored %+v, %v", stored, err)
+	}
+}
+
+func TestPatienceWithTheStoreEnds(t *testing.T) {
+	t.Parallel()
+	e, _ := newEngine(t, says("an answer"), func(o *Options, f *faulty) {
+		o.StorePatience = 50 * time.Millisecond
+		f.end = func(e *conversation.End) error {
+			if e.Turn.State == conversation.Completed {
+				return down
+			}
+			return nil
+		}
+	})
+	conv := newConversation(t, e)
+	turn := runTurn(t, e, say(conv, "hi"))
+	if turn.State != conversation.Failed || turn.Result.Error.Reason != conversation.StoreUnavailable || turn.Output != nil {
+		t.Errorf("turn %+v", turn)
+	}
+}
+
+// A BeginTurn that is reported to have failed, but was recorded, must not block the conversation for ever.
+func TestTurnOfUnknownOutcomeIsEnded(t *testing.T) {
+	t.Parallel()
+	var calls, begins atomic.Int64
+	e, _ := newEngine(t, generate(func(ctx context.Context, r *provider.Request) (provider.Stream, error) {
+		calls.Add(1)
+		return says("hello")(ctx, r)
+	}), func(_ *Options, f *faulty) {
+		f.begin = func(*conversation.Admission) error {
+			if begins.Add(1) == 1 {
+				return down
+			}
+			return nil
+		}
+	})
+	conv := newConversation(t, e)
+	if _, err := e.Start(t.Context(), say(conv, "hi")); !errors.Is(err, conversation.ErrStoreUnavailable) {
+		t.Fatalf("Start: %v", err)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		c, err := e.o.Store.GetConversation(t.Context(), "red", conv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.ActiveTurn.IsZero() {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the conversation is still busy")
+		}
+		time.Sleep(time.Millisecond) // a poll of the store, with a deadline
+	}
+	if turn := runTurn(t, e, say(conv, "again")); turn.State != conversation.Completed || calls.Load() != 1 {
+		t.Errorf("turn %+v after %d calls", turn, calls.Load())
+	}
+}
+
+// A head that moves between reading and admitting means that what was assembled is stale: it is assembled again.
+func TestAssembledAgainWhenTheHeadMoves(t *testing.T) {
+	t.Parallel()
+	var sent atomic.Int64
+	var e *Engine
+	var f *faulty
+	e, f = newEngine(t, generate(func(ctx context.Context, r *provider.Request) (provider.Stream, error) {
+		sent.Store(int64(len(r.Messages)))
+		return says("ok")(ctx, r)
+	}), nil)
+	conv := newConversation(t, e)
+	moved := false
+	f.moved = func() {
+		if moved {
+			return
+		}
+		moved = true
+		if turn := runTurn(t, e, say(conv, "the one that was faster")); turn.State != conversation.Completed {
+			t.Errorf("turn %+v", turn)
+		}
+	}
+	runTurn(t, e, say(conv, "the one that was slower"))
+	if got := sent.Load(); got != 3 {
+		t.Errorf("%d messages were sent, want the faster turn's two and the input", got)
+	}
+}
+
+func TestPanicEndsOneTurn(t *testing.T) {
+	t.Parallel()
+	e, _ := newEngine(t, generate(func(ctx context.Context, r *provider.Request) (provider.Stream, error) {
+		if strings.Contains(r.Messages[len(r.Messages)-1].Text(), "panic") {
+			panic("a bug")
+		}
+		return says("fine")(ctx, r)
+	}), nil)
+	conv := newConversation(t, e)
+	turn := runTurn(t, e, say(conv, "panic"))
+	if turn.State != conversation.Failed || turn.Result.Error.Reason != conversation.Internal || strings.Contains(turn.Result.Error.Message, "bug") {
+		t.Errorf("turn %+v, %v", turn, turn.Result.Error)
+	}
+	if turn := runTurn(t, e, say(conv, "hello")); turn.State != conversation.Completed {
+		t.Errorf("the next turn %+v", turn)
+	}
+}
+
+func TestTheLargestAnswer(t *testing.T) {
+	t.Parallel()
+	endless := generate(func(ctx context.Context, _ *provider.Request) (provider.Stream, error) {
+		return &answer{ctx, slicesRepeat("0123456789", 1000), io.EOF}, nil
+	})
+	e, _ := newEngine(t, endless, func(o *Options, _ *faulty) { o.MaxOutputBytes = 95 })
+	turn := runTurn(t, e, say(conversation.ID{}, "hi"))
+	if turn.State != conversation.Incomplete || turn.Result.FinishReason != conversation.FinishLength || len(turn.OutputText()) != 100 {
+		t.Errorf("turn %+v with %d bytes", turn, len(turn.OutputText()))
+	}
+	if u := turn.Result.Usage; u == nil || !u.Estimated || u.OutputTokens == 0 || u.InputTokens == 0 {
+		t.Errorf("usage %+v, want our own count", u)
+	}
+}
+
+func slicesRepeat(s string, n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = s
+	}
+	return all
+}
+
+func TestCancelAndDeadline(t *testing.T) {
+	t.Parallel()
+	e, _ := newEngine(t, generate(hangs), nil)
+	conv := newConversation(t, e)
+
+	reader, err := e.Start(t.Context(), say(conv, "hi"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if _, err := e.Start(t.Context(), say(conv, "me too")); !errors.Is(err, conversation.ErrConversationBusy) {
+		t.Errorf("a second turn: %v", err)
+	}
+	if _, err := e.Cancel(t.Context(), "blue", reader.Turn()); !errors.Is(err, conversation.ErrNotFound) {
+		t.Errorf("another team's Cancel: %v", err)
+	}
+	cancelled, err := e.Cancel(t.Context(), "red", reader.Turn())
+	if err != nil || cancelled.State != conversation.Cancelled || cancelled.OutputText() != "so " || cancelled.Result.Error != nil {
+		t.Errorf("cancelled %+v, %v", cancelled, err)
+	}
+	if err := e.CancelActive(t.Context(), "red", conv); err != nil {
+		t.Errorf("CancelActive with nothing active: %v", err)
+	}
+
+	late := say(conv, "hi")
+	late.Deadline = time.Now().Add(20 * time.Millisecond)
+	if turn := runTurn(t, e, late); turn.State != conversation.Failed || turn.Result.Error.Reason != conversation.TurnDeadline {
+		t.Errorf("turn %+v", turn)
+	}
+
+	// A reader that leaves cancels, or does not.
+	for _, on := range []conversation.OnDisconnect{conversation.DisconnectCancel, conversation.DisconnectContinue} {
+		want := conversation.Cancelled
+		r := say(conversation.ID{}, "hi")
+		r.OnDisconnect = on
+		reader, err := e.Start(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		watcher, err := e.Watch(t.Context(), "red", reader.Turn(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader.Close()
+		reader.Close()
+		if on == conversation.DisconnectContinue {
+			if e.known("red", reader.Turn()).ctx.Err() != nil {
+				t.Error("CONTINUE was cancelled")
+			}
+			e.stopAll(errStopping)
+			want = conversation.Failed
+		}
+		if turn := terminal(t, watcher); turn.State != want {
+			t.Errorf("on disconnect %d: %v, want %v", on, turn.State, want)
+		}
+	}
+}
+
+func TestLogsOfEndedTurnsAreBounded(t *testing.T) {
+	t.Parallel()
+	e, _ := newEngine(t, says("a"), func(o *Options, _ *faulty) { o.KeepBytes = 5 * (runBytes + 8*eventBytes) })
+	var first, last conversation.ID
+	for i := range 20 {
+		last = runTurn(t, e, say(conversation.ID{}, "hi")).ID
+		if i == 0 {
+			first = last
+		}
+	}
+	// The terminal event comes just before the log is filed.
+	e.running.Wait()
+	if n := len(e.runs); n == 0 || n > 10 {
+		t.Errorf("%d logs are kept", n)
+	}
+	if _, err := e.Watch(t.Context(), "red", first, 0); !errors.Is(err, &conversation.Error{Reason: conversation.EventsExpired}) {
+		t.Errorf("the first: %v, want EVENTS_EXPIRED", err)
+	}
+	reader, err := e.Watch(t.Context(), "red", last, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if turn := terminal(t, reader); turn.ID != last {
+		t.Errorf("the last: %+v", turn)
+	}
+	if _, err := e.Watch(t.Context(), "red", newID(), 0); !errors.Is(err, conversation.ErrNotFound) {
+		t.Errorf("a random one: %v", err)
+	}
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -225,5 +226,30 @@ func TestToolCallsMustBeAnsweredFirst(t *testing.T) {
 	}}})
 	if err != nil {
 		t.Errorf("with the answer: %v", err)
+	}
+}
+
+// With a base URL and a key in the environment it talks to whatever speaks the wire, also in --dev; without the URL, the key
+// is not spent.
+func TestUpstreamFromTheEnvironment(t *testing.T) {
+	sim := openaisim.New(openaisim.Options{Keys: []string{"sk-from-the-environment"}})
+	upstream := httptest.NewServer(sim)
+	defer upstream.Close()
+	t.Setenv("OPENAI_API_KEY", "sk-from-the-environment")
+	for _, url := range []string{"", upstream.URL + "/v1"} {
+		t.Setenv("CHATSVC_OPENAI_BASE_URL", url)
+		p := launch(t, "serve", "--dev", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--default-model=sim",
+			"--database-url=sqlite:"+filepath.Join(t.TempDir(), "chatsvc.db"))
+		if got := p.dial(t, "dev").say(t, "", "Bonjour"); !strings.Contains(got, "Bonjour") {
+			t.Errorf("%q: %q", url, got)
+		}
+		p.stop()
+		want := int64(0)
+		if url != "" {
+			want = 1
+		}
+		if calls := sim.Stats().Calls; calls != want {
+			t.Errorf("%q: %d calls with the key, want %d", url, calls, want)
+		}
 	}
 }

@@ -240,7 +240,7 @@ func TestAdminListener(t *testing.T) {
 	t.Parallel()
 	p := serve(t, "")
 	for _, path := range []string{"/livez", "/readyz"} {
-		resp, err := http.Get("http://" + p.admin + path) //nolint:noctx // a loopback test
+		resp, err := http.Get("http://" + p.admin + path)
 		if err != nil {
 			t.Fatal(err)
 		}

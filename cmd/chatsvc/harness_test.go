@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http/httptest"
@@ -230,7 +231,7 @@ func (c *client) say(t *testing.T, conversation, text string) string {
 func collect(stream grpc.ServerStreamingClient[chatsvcv1.TurnEvent]) (events []*chatsvcv1.TurnEvent, err error) {
 	for {
 		e, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return events, nil
 		}
 		if err != nil {
@@ -276,7 +277,7 @@ func eventually(t *testing.T, within time.Duration, what string, check func() bo
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %v: %s", within, what)
 		}
-		time.Sleep(5 * time.Millisecond) //nolint:forbidigo // a poll of another party, with a deadline
+		time.Sleep(5 * time.Millisecond) // a poll of another party, with a deadline
 	}
 }
 

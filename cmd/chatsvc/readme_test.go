@@ -35,7 +35,7 @@ func fenced(t *testing.T, language string) []string {
 func build(t *testing.T, args ...string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "program")
-	cmd := exec.Command("go", append([]string{"build", "-o", path}, args...)...) //nolint:gosec // the test's own arguments
+	cmd := exec.Command("go", append([]string{"build", "-o", path}, args...)...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if os.Getenv("CI") == "" && bytes.Contains(out, []byte("dial tcp")) {
@@ -96,7 +96,7 @@ func spawnOutput(t *testing.T, args ...string) string {
 // The README's program compiles and prints an answer.
 func TestREADMEProgram(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp(".", "_readme") // inside the module, so that its imports resolve
+	dir, err := os.MkdirTemp(".", "_readme") //nolint:usetesting // inside the module, so that its imports resolve
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestREADMEProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(build(t, absolute)).CombinedOutput() //nolint:gosec // just built
+	out, err := exec.Command(build(t, absolute)).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "«Bonjour».\nTURN_STATE_COMPLETED, ") {
 		t.Errorf("%v\n%s", err, out)
 	}

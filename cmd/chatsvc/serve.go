@@ -8,7 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,61 +31,6 @@ import (
 	"github.com/chatsvc/chatsvc/internal/tokens"
 	"github.com/chatsvc/chatsvc/internal/turn"
 )
-
-// settings are the flags that override the configuration. A flag that is not given is not a setting.
-type settings struct {
-	Config       string  `help:"Read the configuration from this YAML file." placeholder:"FILE" type:"path"`
-	Dev          *bool   `help:"Try it on this machine: no key, no set-up, loopback only."`
-	Listen       *string `help:"Where callers connect." placeholder:"HOST:PORT"`
-	AdminListen  *string `help:"Where /livez and /readyz answer." placeholder:"HOST:PORT"`
-	DatabaseURL  *string `name:"database-url" help:"Where conversations are kept." placeholder:"sqlite:PATH"`
-	DefaultModel *string `help:"The model of a request that names none." placeholder:"MODEL"`
-	Upstream     *string `help:"Who answers: openai or simulator." placeholder:"MODE"`
-	LogLevel     *string `help:"debug, info, warn or error." placeholder:"LEVEL"`
-	LogFormat    *string `help:"json or text." placeholder:"FORMAT"`
-}
-
-// load reads the configuration: file, environment, flags.
-func (s *settings) load() (*config.Config, error) {
-	flags := make(map[string]string)
-	for name, value := range map[string]*string{
-		"listen": s.Listen, "admin_listen": s.AdminListen, "database_url": s.DatabaseURL, "default_model": s.DefaultModel,
-		"upstream.mode": s.Upstream, "log.level": s.LogLevel, "log.format": s.LogFormat,
-	} {
-		if value != nil {
-			flags[name] = *value
-		}
-	}
-	if s.Dev != nil {
-		flags["dev"] = fmt.Sprint(*s.Dev)
-	}
-	// What `chatsvc chat` reads is no setting of the service, and no mistake in its environment either.
-	return config.Load(config.Source{File: s.Config, Environ: os.Environ(), OtherEnv: chatEnvironment(), Flags: flags})
-}
-
-// configCommand groups the commands about the configuration.
-type configCommand struct {
-	Check configCheckCommand `cmd:"" help:"Say whether the service would start with this configuration, and what it is."`
-}
-
-// configCheckCommand checks the configuration.
-type configCheckCommand struct {
-	settings
-}
-
-// Run prints the configuration as the service would use it, without secrets.
-func (c *configCheckCommand) Run(std stdio) error {
-	cfg, err := c.load()
-	if err != nil {
-		return err
-	}
-	for _, a := range cfg.LogValue().Group() {
-		if _, err := fmt.Fprintf(std.out, "%-32s %s\n", a.Key, a.Value); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // serveCommand runs the service.
 type serveCommand struct {
@@ -111,7 +56,7 @@ func (c *serveCommand) Run(ctx context.Context, std stdio) error {
 	var failure error
 	select {
 	case <-ctx.Done():
-		logger.Info("stopping", "grace", cfg.Limits.ShutdownGrace)
+		logger.InfoContext(ctx, "stopping", "grace", cfg.Limits.ShutdownGrace)
 	case failure = <-s.failed:
 	}
 	return errors.Join(failure, s.close())
@@ -136,8 +81,8 @@ func (s *server) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Limits.ShutdownGrace)
 	defer cancel()
 	var errs []error
-	for i := len(s.closers) - 1; i >= 0; i-- {
-		errs = append(errs, s.closers[i](ctx))
+	for _, end := range slices.Backward(s.closers) {
+		errs = append(errs, end(ctx))
 	}
 	return errors.Join(errs...)
 }
@@ -172,11 +117,13 @@ func (s *server) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	counter := tokens.NewCounter()
+	go counter.Count(tokens.O200kBase, "warm") // the first turn should not wait for the vocabulary
 	engine := turn.New(turn.Options{
 		Store:        store,
 		Provider:     upstream,
 		Catalog:      models,
-		Tokens:       tokens.NewCounter(),
+		Tokens:       counter,
 		DefaultModel: cfg.DefaultModel,
 		Logger:       s.logger,
 		Tracer:       providers.TracerProvider.Tracer("github.com/chatsvc/chatsvc/internal/turn"),

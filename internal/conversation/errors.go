@@ -73,7 +73,7 @@ func (e *Error) Unwrap() error { return e.Cause }
 
 // Is reports whether target is an Error with the same reason, so that errors.Is(err, ErrNotFound) works.
 func (e *Error) Is(target error) bool {
-	t, ok := target.(*Error) //nolint:errorlint // Is compares one link of the chain; errors.Is walks it.
+	t, ok := target.(*Error) // Is compares one link of the chain; errors.Is walks it.
 	return ok && t.Reason == e.Reason
 }
 
@@ -82,6 +82,6 @@ var (
 	ErrNotFound         = &Error{Reason: NotFound, Message: "no such resource"}
 	ErrConversationBusy = &Error{Reason: ConversationBusy, Message: "another turn is running in the conversation"}
 	ErrEtagMismatch     = &Error{Reason: EtagMismatch, Message: "the conversation has changed since its etag was read"}
-	ErrStoreUnavailable = &Error{Reason: StoreUnavailable, Message: "the database cannot be reached; nothing was lost, try again"}
+	ErrStoreUnavailable = &Error{Reason: StoreUnavailable, Message: "the database cannot be used at the moment; try again"}
 	ErrInvalidState     = &Error{Reason: InvalidState, Message: "the resource is not in a state that allows this"}
 )

@@ -6,11 +6,11 @@ import (
 	"iter"
 )
 
-// ErrHeadMoved: the conversation's head is not the one that the admission was assembled on. The engine assembles again;
-// callers never see it.
+// ErrHeadMoved means that the conversation's head is not the one that the admission was assembled on. The engine
+// assembles again; callers never see it.
 var ErrHeadMoved = errors.New("the conversation's head has moved")
 
-// ErrTurnEnded: the turn has ended already, or is not this owner's any more; what was to be written is void.
+// ErrTurnEnded means that the turn has ended already, or is not this owner's any more; what was to be written is void.
 var ErrTurnEnded = errors.New("the turn has ended already")
 
 // Store keeps conversations and turns. Implementations are safe for concurrent use and pass the suite storetest.

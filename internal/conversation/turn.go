@@ -1,6 +1,9 @@
 package conversation
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // State is where a turn stands. The numbers are stored.
 type State uint8
@@ -115,11 +118,11 @@ func (t *Turn) OutputText() string {
 	if len(t.Output) == 1 {
 		return t.Output[0].Text()
 	}
-	var text string
+	var text strings.Builder
 	for _, m := range t.Output {
-		text += m.Text()
+		text.WriteString(m.Text())
 	}
-	return text
+	return text.String()
 }
 
 // Usage is what a turn or an attempt used, in tokens.

@@ -87,7 +87,7 @@ func TestTurnRequestTooLarge(t *testing.T) {
 	half := long[:maxRequestBytes/2]
 	for field, in := range map[string]*chatsvcv1.CreateTurnRequest{
 		"text":  {Text: long},
-		"input": {Instructions: proto.String(half), Input: []*chatsvcv1.Message{{Parts: []*chatsvcv1.Part{{Part: &chatsvcv1.Part_Text{Text: half + "x"}}}}}},
+		"input": {Instructions: new(half), Input: []*chatsvcv1.Message{{Parts: []*chatsvcv1.Part{{Part: &chatsvcv1.Part_Text{Text: half + "x"}}}}}},
 		"config.stop": {Text: "a", Config: &chatsvcv1.GenerationConfig{
 			Temperature: proto.Float64(1), Stop: []string{long},
 		}},

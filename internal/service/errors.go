@@ -85,7 +85,7 @@ func statusOf(err error) *status.Status {
 	if !ok {
 		e, code = internalError(err), codes.Internal
 	}
-	s := &statuspb.Status{Code: int32(code), Message: strings.ToValidUTF8(e.Message, "?")} //nolint:gosec // At most 16.
+	s := &statuspb.Status{Code: int32(code), Message: strings.ToValidUTF8(e.Message, "?")}
 	for _, d := range details(e) {
 		// Deterministic, so that Turn.error is the same bytes as the status of the call.
 		packed := &anypb.Any{}

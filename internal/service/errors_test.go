@@ -113,7 +113,8 @@ func TestStatus(t *testing.T) {
 			"with everything", &conversation.Error{
 				Reason: conversation.UpstreamUnavailable, Message: "m", Turn: testID(1), UpstreamRequestID: "req_1",
 			},
-			codes.Unavailable, "UPSTREAM_UNAVAILABLE", map[string]string{"turn": turn, "upstream_request_id": "req_1"},
+			codes.Unavailable, "UPSTREAM_UNAVAILABLE",
+			map[string]string{"turn": turn, "upstream_request_id": "req_1"},
 		},
 		{
 			"a context's error as a cause is not the call's own", &conversation.Error{Reason: conversation.StoreUnavailable, Cause: context.Canceled},
@@ -121,11 +122,13 @@ func TestStatus(t *testing.T) {
 		},
 		{
 			"busy", &conversation.Error{Reason: conversation.ConversationBusy, Turn: testID(1)},
-			codes.Aborted, "CONVERSATION_BUSY", map[string]string{"active_turn": turn},
+			codes.Aborted, "CONVERSATION_BUSY",
+			map[string]string{"active_turn": turn},
 		},
 		{
 			"tool calls", &conversation.Error{Reason: conversation.ToolCallsUnanswered, Names: []string{"call_1", "call_2"}},
-			codes.FailedPrecondition, "TOOL_CALLS_UNANSWERED", map[string]string{"tool_call_ids": "call_1,call_2"},
+			codes.FailedPrecondition, "TOOL_CALLS_UNANSWERED",
+			map[string]string{"tool_call_ids": "call_1,call_2"},
 		},
 		{"not implemented", notImplemented("base_turn"), codes.Unimplemented, "NOT_IMPLEMENTED", map[string]string{"field": "base_turn"}},
 		{"an error of somebody", io.ErrUnexpectedEOF, codes.Internal, "INTERNAL", nil},

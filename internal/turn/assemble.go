@@ -53,14 +53,18 @@ func (e *Engine) tryAdmit(ctx context.Context, r *Request) (*run, error) {
 		ID: newID(), Team: r.Team, Client: r.Client, Conversation: r.Conversation, Parent: a.parent, State: conversation.Running,
 		OnDisconnect: r.OnDisconnect, TraceID: trace.SpanContextFromContext(ctx).TraceID(), Labels: r.Labels, CreateTime: now,
 		Input: slices.Clone(r.Input),
-		Result: conversation.Result{Model: a.request.Model, Config: a.request.Config,
-			Attempts: []conversation.Attempt{{State: conversation.AttemptIntent, Model: a.request.Model, CreateTime: now}}},
+		Result: conversation.Result{
+			Model: a.request.Model, Config: a.request.Config,
+			Attempts: []conversation.Attempt{{State: conversation.AttemptIntent, Model: a.request.Model, CreateTime: now}},
+		},
 	}
 	for i := range t.Input {
 		t.Input[i].ID = newID()
 	}
-	run := &run{e: e, turn: t, request: a.request, done: make(chan struct{}), creators: 1,
-		arrived: r.Arrived, contextTime: now.Sub(began), inputTokens: a.promptTokens}
+	run := &run{
+		e: e, turn: t, request: a.request, done: make(chan struct{}), creators: 1,
+		arrived: r.Arrived, contextTime: now.Sub(began), inputTokens: a.promptTokens,
+	}
 	if run.arrived.IsZero() {
 		run.arrived = began
 	}
@@ -271,8 +275,10 @@ func enough(turns []window.Turn, budget int) bool {
 func answersCalls(open []string, input []conversation.Message) error {
 	open = slices.Clone(open)
 	unanswered := func() error {
-		return &conversation.Error{Reason: conversation.ToolCallsUnanswered, Names: open,
-			Message: "tool calls must be answered by TOOL messages before anything else; unanswered: " + strings.Join(open, ", ")}
+		return &conversation.Error{
+			Reason: conversation.ToolCallsUnanswered, Names: open,
+			Message: "tool calls must be answered by TOOL messages before anything else; unanswered: " + strings.Join(open, ", "),
+		}
 	}
 	for i := range input {
 		m := &input[i]
@@ -286,8 +292,10 @@ func answersCalls(open []string, input []conversation.Message) error {
 			case conversation.PartToolResult:
 				at := slices.Index(open, p.ToolResult.ToolCallID)
 				if at < 0 {
-					return &conversation.Error{Reason: conversation.ToolCallsUnanswered, Names: []string{p.ToolResult.ToolCallID},
-						Message: "a tool result answers no open tool call"}
+					return &conversation.Error{
+						Reason: conversation.ToolCallsUnanswered, Names: []string{p.ToolResult.ToolCallID},
+						Message: "a tool result answers no open tool call",
+					}
 				}
 				open = slices.Delete(open, at, at+1)
 			default:

@@ -169,13 +169,17 @@ func (e *Engine) Watch(ctx context.Context, team string, id conversation.ID, aft
 		if _, err := e.o.Store.GetTurn(ctx, team, id, false); err != nil {
 			return nil, err
 		}
-		return nil, &conversation.Error{Reason: conversation.EventsExpired, Turn: id,
-			Message: "the turn's events are no longer kept; GetTurn has the turn"}
+		return nil, &conversation.Error{
+			Reason: conversation.EventsExpired, Turn: id,
+			Message: "the turn's events are no longer kept; GetTurn has the turn",
+		}
 	}
 	// The turn may end between the two looks; then its last number is seen by the second.
 	if _, ended, _ := run.log.after(after); ended && after > run.log.last() {
-		return nil, &conversation.Error{Reason: conversation.EventsExpired, Turn: id,
-			Message: "after_sequence lies beyond the turn's last event"}
+		return nil, &conversation.Error{
+			Reason: conversation.EventsExpired, Turn: id,
+			Message: "after_sequence lies beyond the turn's last event",
+		}
 	}
 	return &Reader{run: run, position: after, draining: e.draining}, nil
 }
@@ -227,7 +231,7 @@ func (e *Engine) Drain(ctx context.Context) {
 	select {
 	case <-idle:
 	case <-time.After(endPatience + time.Second):
-		e.o.Logger.Error("turns could not be ended before the stop; they end when the server starts again")
+		e.o.Logger.ErrorContext(ctx, "turns could not be ended before the stop; they end when the server starts again")
 	}
 }
 

@@ -109,8 +109,10 @@ func (r *Reader) Next(ctx context.Context) ([]conversation.Event, error) {
 			return nil, io.EOF
 		}
 		if over {
-			return nil, &conversation.Error{Reason: conversation.TurnInterrupted, Turn: r.run.turn.ID,
-				Message: "the server could not record how the turn ended; GetTurn will say"}
+			return nil, &conversation.Error{
+				Reason: conversation.TurnInterrupted, Turn: r.run.turn.ID,
+				Message: "the server could not record how the turn ended; GetTurn will say",
+			}
 		}
 		if quiet == nil {
 			timer := time.NewTimer(heartbeatAfter)

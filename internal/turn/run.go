@@ -146,7 +146,7 @@ func (r *run) finish(end *ended) {
 	span.SetAttributes(telemetry.TurnState.String(t.State.String()))
 	record, size := &conversation.End{Turn: t}, newSizer(r.e.o.Tokens, "")
 	for i := range t.Output {
-		record.OutputTokens = append(record.OutputTokens, size.message(&t.Output[i]))
+		record.OutputTokens = append(record.OutputTokens, size.answer(&t.Output[i], t.Result.Usage))
 	}
 	t.Result.Timing = r.timing(end)
 	t, err := r.write(ctx, record)

@@ -38,6 +38,26 @@ func (s sizer) message(m *conversation.Message) int64 {
 	return int64(n)
 }
 
+// answer returns the size of the message that an attempt generated: what the provider says, which is exact and costs
+// nothing, or our own count where it did not say or cannot be right.
+func (s sizer) answer(m *conversation.Message, u *conversation.Usage) int64 {
+	bytes := int64(0)
+	for i := range m.Parts {
+		bytes += int64(len(m.Parts[i].Text))
+		if c := m.Parts[i].ToolCall; c != nil {
+			bytes += int64(len(c.Name) + len(c.Arguments))
+		}
+	}
+	if u == nil || u.Estimated {
+		return s.message(m)
+	}
+	n := u.OutputTokens - u.ReasoningTokens
+	if n < bytes/32 || n > bytes+64 {
+		return s.message(m)
+	}
+	return tokens.PerMessage + n
+}
+
 // stored returns the size of a message whose stored size is known, without counting again where that says it all.
 func (s sizer) stored(size int64, m *conversation.Message) int64 {
 	isImage := func(p conversation.Part) bool { return p.Kind == conversation.PartImage }

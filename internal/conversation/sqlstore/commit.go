@@ -223,7 +223,7 @@ func (c *committer) commit(group, deferred []*item) []*item {
 		for _, it := range group {
 			it.done <- unavailable(it.doing, err)
 		}
-	case true:
+	case len(group) == 1:
 		group[0].done <- fmt.Errorf("%s: %w", group[0].doing, err)
 	default:
 		// The database refuses a row, and does not say whose.

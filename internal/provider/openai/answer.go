@@ -22,9 +22,10 @@ type answer struct {
 	usage  *conversation.Usage
 
 	events []conversation.Event
-	text   []byte // of the last event, once a second delta was added to it
+	text   []byte // what is to be added to the text of the last event
 	chunk  namedChunk
 	frames decoder
+	common envelope
 
 	parts                    int
 	textPart, refusal, think int         // parts, plus 1
@@ -142,6 +143,11 @@ func (a *answer) take() []conversation.Event {
 
 // add takes in one frame. Its error is a *conversation.Error; what came before it stays.
 func (a *answer) add(frame []byte, call *call) error {
+	if text, ok := a.common.open(frame); ok {
+		a.extend(conversation.EventTextDelta, a.part(&a.textPart))
+		a.text = append(a.text, text...)
+		return nil
+	}
 	c := &a.chunk.chunk
 	choices := c.Choices[:cap(c.Choices)]
 	clear(choices) // encoding/json fills in elements that it finds
@@ -179,19 +185,23 @@ func (a *answer) add(frame []byte, call *call) error {
 			return nonsense(call, err)
 		}
 	}
+	a.common.learn(frame, c)
 	return nil
 }
 
 func (a *answer) addChoice(c *choice) error {
 	d := &c.Delta
 	if d.Reasoning != "" {
-		a.delta(conversation.EventReasoningDelta, a.part(&a.think), d.Reasoning)
+		a.extend(conversation.EventReasoningDelta, a.part(&a.think))
+		a.text = append(a.text, d.Reasoning...)
 	}
 	if d.Content != "" {
-		a.delta(conversation.EventTextDelta, a.part(&a.textPart), d.Content)
+		a.extend(conversation.EventTextDelta, a.part(&a.textPart))
+		a.text = append(a.text, d.Content...)
 	}
 	if d.Refusal != "" {
-		a.delta(conversation.EventRefusalDelta, a.part(&a.refusal), d.Refusal)
+		a.extend(conversation.EventRefusalDelta, a.part(&a.refusal))
+		a.text = append(a.text, d.Refusal...)
 	}
 	for i := range d.ToolCalls {
 		if err := a.addToolCall(&d.ToolCalls[i]); err != nil {
@@ -213,7 +223,8 @@ func (a *answer) addToolCall(t *toolCall) error {
 	a.lastTool = index
 	if part, known := a.tools[index]; known {
 		if t.Function.Arguments != "" {
-			a.delta(conversation.EventToolCallDelta, part, t.Function.Arguments)
+			a.extend(conversation.EventToolCallDelta, part)
+			a.text = append(a.text, t.Function.Arguments...)
 		}
 		return nil
 	}
@@ -270,23 +281,19 @@ func (a *answer) part(slot *int) int {
 	return *slot - 1
 }
 
-// delta appends to the last event if that is of the same kind and part, and else adds one.
-func (a *answer) delta(kind conversation.EventKind, part int, text string) {
+// extend makes the last event one of the kind and the part, so that text can be added to it.
+func (a *answer) extend(kind conversation.EventKind, part int) {
 	if n := len(a.events); n > 0 && a.events[n-1].Kind == kind && a.events[n-1].PartIndex == part {
-		if len(a.text) == 0 {
-			a.text = append(a.text, a.events[n-1].Text...)
-		}
-		a.text = append(a.text, text...)
 		return
 	}
 	a.flush()
-	a.events = append(a.events, conversation.Event{Kind: kind, PartIndex: part, Text: text})
+	a.events = append(a.events, conversation.Event{Kind: kind, PartIndex: part})
 }
 
-// flush gives the last event its text, if it has grown.
+// flush gives the last event the text that was added to it.
 func (a *answer) flush() {
 	if len(a.text) > 0 {
-		a.events[len(a.events)-1].Text = string(a.text)
+		a.events[len(a.events)-1].Text += string(a.text)
 		a.text = a.text[:0]
 	}
 }

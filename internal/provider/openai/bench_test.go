@@ -105,13 +105,13 @@ func readBare(b *testing.B, body io.ReadCloser) {
 	b.Helper()
 	config := goopenai.DefaultConfig("key")
 	config.HTTPClient = doer(func(*http.Request) (*http.Response, error) {
-		return &http.Response{StatusCode: 200, Body: body}, nil
+		return &http.Response{StatusCode: http.StatusOK, Body: body}, nil
 	})
 	s, err := goopenai.NewClientWithConfig(config).CreateChatCompletionStream(b.Context(), goopenai.ChatCompletionRequest{Model: "m"})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	for {
 		switch _, err := s.Recv(); {
 		case err == nil:

@@ -68,7 +68,7 @@ func TestKeyRotates(t *testing.T) {
 	})
 	keys := []string{"first-key", " second-key\n", ""}
 	c := newTestClient(t, Options{BaseURL: url, Key: func() string { k := keys[0]; keys = keys[1:]; return k }})
-	for range len(keys) {
+	for range keys {
 		if _, _, err := ask(t, c); !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
@@ -146,7 +146,7 @@ func TestConnectTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	started := time.Now()
 	_, _, err = ask(t, newTestClient(t, Options{BaseURL: "https://" + listener.Addr().String(), ConnectTimeout: 100 * time.Millisecond}))
 	if !errors.Is(err, &conversation.Error{Reason: conversation.UpstreamUnavailable}) || time.Since(started) > 5*time.Second {

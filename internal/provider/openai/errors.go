@@ -84,11 +84,8 @@ func upstreamError(call *call, status int, w wireError) *conversation.Error {
 		UpstreamRequestID: call.requestID(),
 		Cause:             call.masked(errors.New(cmp.Or(w.message, "no message"))),
 	}
-	switch e.Reason {
-	case conversation.UpstreamRateLimited:
-		e.RetryAfter = retryAfter(call.header, time.Now(), true)
-	case conversation.UpstreamUnavailable:
-		e.RetryAfter = retryAfter(call.header, time.Now(), false)
+	if limited := e.Reason == conversation.UpstreamRateLimited; limited || e.Reason == conversation.UpstreamUnavailable {
+		e.RetryAfter = retryAfter(call.header, time.Now(), limited)
 	}
 	e.Message = fmt.Sprintf(sentence(e.Reason), call.details(status, w))
 	return e

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sync"
 )
 
 const (
@@ -38,6 +39,7 @@ type frames struct {
 	body      io.ReadCloser
 	maxLine   int
 	maxStream int
+	pool      *sync.Pool // of *buffers
 
 	in         []byte // what was read; in[start:end] is not yet parsed, and in[start:scanned] has no line break
 	start, end int
@@ -56,8 +58,27 @@ type frames struct {
 	atEOF bool  // the body is read to its end
 }
 
-func newFrames(body io.ReadCloser, maxLine, maxStream int) *frames {
-	return &frames{body: body, maxLine: maxLine, maxStream: maxStream, in: make([]byte, readSize)}
+// buffers is the memory of frames. Streams are many and short, and most of what they would allocate is this.
+type buffers struct{ in, event, out []byte }
+
+// pooled bounds what is kept of a buffer that grew.
+const pooled = 64 << 10
+
+func newFrames(body io.ReadCloser, maxLine, maxStream int, pool *sync.Pool) *frames {
+	b, ok := pool.Get().(*buffers)
+	if !ok {
+		b = &buffers{in: make([]byte, readSize)}
+	}
+	return &frames{body: body, maxLine: maxLine, maxStream: maxStream, pool: pool, in: b.in, event: b.event[:0], out: b.out[:0]}
+}
+
+// release gives the buffers back to the pool. Nothing may be read any more.
+func (f *frames) release() {
+	b := &buffers{in: f.in, event: f.event, out: f.out}
+	f.in, f.event, f.out, f.read, f.err = nil, nil, nil, 0, io.EOF
+	if max(cap(b.in), cap(b.event), cap(b.out)) <= pooled {
+		f.pool.Put(b)
+	}
 }
 
 // Read implements io.Reader.
@@ -114,7 +135,8 @@ func (f *frames) fill() error {
 	switch {
 	case err == io.EOF:
 		f.atEOF = true
-		f.dispatch() // the body may lack the last blank line, but not a part of the last data line
+		// The body may lack the last blank line, but not a part of the last data line. All dispatch can say is io.EOF, too.
+		_ = f.dispatch()
 	case err == nil && f.end-f.start > f.maxLine:
 		return errLineTooLarge
 	case err == nil && f.total > f.maxStream:

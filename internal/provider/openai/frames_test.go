@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
@@ -94,7 +95,7 @@ func TestFrames(t *testing.T) {
 				want = io.EOF
 			}
 			for _, n := range []int{0, 1, 2, 7, 4096} {
-				f := newFrames(&pieces{rest: c.body, n: n, end: c.end}, 50_000, 400_000)
+				f := newFrames(&pieces{rest: c.body, n: n, end: c.end}, 50_000, 400_000, new(sync.Pool))
 				lines, err := readFrames(f)
 				if got := slices.Concat(lines...); !slices.Equal(got, c.want) {
 					t.Errorf("in pieces of %d: %q, want %q", n, got, c.want)
@@ -113,7 +114,7 @@ func TestFrames(t *testing.T) {
 // What arrives together is handed over together, and what is complete does not wait for what is not.
 func TestFramesHandOverWhatHasArrived(t *testing.T) {
 	body := make(chan string)
-	f := newFrames(io.NopCloser(channelReader(body)), 1<<20, 1<<20)
+	f := newFrames(io.NopCloser(channelReader(body)), 1<<20, 1<<20, new(sync.Pool))
 	r := bufio.NewReader(f)
 	for _, c := range []struct{ arrives, want string }{
 		{"data: a\n\ndata: b\n\ndata: c\n", "data: \x1ea\x1eb\n"},
@@ -154,7 +155,7 @@ func streamOf(t testing.TB, body io.ReadCloser) provider.Stream {
 		t.Fatal(err)
 	}
 	respond := roundTrip(func(*http.Request) (*http.Response, error) {
-		return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: body}, nil
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: body}, nil
 	})
 	c := &Client{options: o, api: newAPI(&roundTripper{options: o, base: base, next: respond})}
 	s, err := c.Generate(t.Context(), &provider.Request{Model: "m"})
@@ -196,7 +197,7 @@ func FuzzStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte, n byte) {
 		whole, wholeErr := readChecked(t, string(body), 0)
 		split, splitErr := readChecked(t, string(body), int(n))
-		if whole != split || (errors.Is(wholeErr, io.EOF)) != (errors.Is(splitErr, io.EOF)) {
+		if whole != split || errors.Is(wholeErr, io.EOF) != errors.Is(splitErr, io.EOF) {
 			t.Errorf("at once: %q, %v; in pieces of %d: %q, %v", whole, wholeErr, n, split, splitErr)
 		}
 	})
@@ -250,8 +251,10 @@ func TestFinish(t *testing.T) {
 		"another choice":  {`{"choices":[{"index":1,"delta":{"content":"no"},"finish_reason":"stop"}]}`, conversation.FinishNone},
 		"unknown":         {`{"choices":[{"finish_reason":"error"}]}`, conversation.FinishNone},
 		"refused content": {`{"choices":[{"delta":{"refusal":"no"},"finish_reason":"stop"}]}`, conversation.FinishRefusal},
-		"named tool": {`{"choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"f"}}]},"finish_reason":"stop"}]}`,
-			conversation.FinishToolCalls},
+		"named tool": {
+			`{"choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"f"}}]},"finish_reason":"stop"}]}`,
+			conversation.FinishToolCalls,
+		},
 		"tool without a name": {`{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a"}]},"finish_reason":"stop"}]}`, conversation.FinishNone},
 		"too many parts": {`{"choices":[{"delta":{"tool_calls":[` + strings.Repeat(`{"id":"a","function":{"name":"f"}},`, maxParts) +
 			`{"id":"a","function":{"name":"f"}}]},"finish_reason":"stop"}]}`, conversation.FinishNone},
@@ -260,7 +263,7 @@ func TestFinish(t *testing.T) {
 			s := streamOf(t, &pieces{rest: "data: " + c.chunks + "\n\ndata: [DONE]\n\n"})
 			defer s.Close()
 			_, err := readAll(s)
-			if got := s.Outcome().Finish; got != c.want || (errors.Is(err, io.EOF)) != (c.want != conversation.FinishNone) {
+			if got := s.Outcome().Finish; got != c.want || errors.Is(err, io.EOF) != (c.want != conversation.FinishNone) {
 				t.Errorf("finish reason %d, %v, want %d", got, err, c.want)
 			}
 		})

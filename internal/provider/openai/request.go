@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 	"github.com/chatsvc/chatsvc/internal/provider"
@@ -163,14 +164,14 @@ func (e *encoder) assistant(m conversation.Message) error {
 	var (
 		texts   []conversation.Part
 		calls   []*conversation.ToolCall
-		refusal string
+		refusal strings.Builder
 	)
 	for _, p := range m.Parts {
 		switch {
 		case p.Kind == conversation.PartText:
 			texts = append(texts, p)
 		case p.Kind == conversation.PartRefusal:
-			refusal += p.Text
+			refusal.WriteString(p.Text)
 		case p.Kind == conversation.PartToolCall && p.ToolCall != nil:
 			calls = append(calls, p.ToolCall)
 		case p.Kind == conversation.PartReasoning:
@@ -184,8 +185,8 @@ func (e *encoder) assistant(m conversation.Message) error {
 	} else if err := e.content(texts, conversation.RoleAssistant); err != nil {
 		return err
 	}
-	if refusal != "" {
-		e.member("refusal", refusal)
+	if refusal.Len() > 0 {
+		e.member("refusal", refusal.String())
 	}
 	if len(calls) > 0 {
 		e.name("tool_calls")

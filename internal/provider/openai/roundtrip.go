@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
@@ -44,6 +45,7 @@ type roundTripper struct {
 	options Options
 	base    *url.URL
 	next    http.RoundTripper
+	buffers sync.Pool // for frames
 }
 
 // RoundTrip sends the request with the call's payload and the key, and puts frames around the body of a good response.
@@ -71,7 +73,7 @@ func (rt *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body = io.NopCloser(bytes.NewReader(body))
 		return resp, nil
 	}
-	call.frames = newFrames(resp.Body, rt.options.MaxLineBytes, rt.options.MaxStreamBytes)
+	call.frames = newFrames(resp.Body, rt.options.MaxLineBytes, rt.options.MaxStreamBytes, &rt.buffers)
 	resp.Body = call.frames
 	return resp, nil
 }

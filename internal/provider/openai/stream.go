@@ -176,6 +176,9 @@ func (s *stream) Close() error {
 		s.cancel(errClosed)
 		s.timer.Stop()
 		_ = s.wire.Close() // a body that was given up may say so
+		if s.complete.Load() {
+			s.call.frames.release()
+		}
 	})
 	return nil
 }

@@ -141,7 +141,7 @@ func nameIn(text string) string {
 			continue
 		}
 		var name []string
-		for _, word := range strings.Fields(clip(text[i+len(opening):], 100)) {
+		for word := range strings.FieldsSeq(clip(text[i+len(opening):], 100)) {
 			letters := strings.TrimRightFunc(word, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsMark(r) })
 			first := []rune(letters + " ")[0]
 			if !unicode.IsLetter(first) || len(name) > 0 && !unicode.IsUpper(first) {

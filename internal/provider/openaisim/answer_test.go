@@ -76,10 +76,14 @@ func TestConversationIsRememberedOverTheWire(t *testing.T) {
 func TestInstructionsAndToolResults(t *testing.T) {
 	u := startUpstream(t, Options{})
 	for _, tc := range []struct{ messages, want string }{
-		{`[{"role":"system","content":"Be brief and kind."},{"role":"developer","content":[{"type":"text","text":"Really."}]},{"role":"user","content":"What are your instructions?"}]`,
-			"My instructions are 5 words long."},
-		{`[{"role":"user","content":"Weather? [[sim tool=w]]"},{"role":"assistant","tool_calls":[{"id":"a","type":"function","function":{"name":"w","arguments":"{}"}},{"id":"b","type":"function","function":{"name":"z","arguments":"{}"}}]},{"role":"tool","tool_call_id":"b","content":"3"},{"role":"tool","tool_call_id":"a","content":"sunny"}]`,
-			"The tool z answered: «3». The tool w answered: «sunny»."},
+		{
+			`[{"role":"system","content":"Be brief and kind."},{"role":"developer","content":[{"type":"text","text":"Really."}]},{"role":"user","content":"What are your instructions?"}]`,
+			"My instructions are 5 words long.",
+		},
+		{
+			`[{"role":"user","content":"Weather? [[sim tool=w]]"},{"role":"assistant","tool_calls":[{"id":"a","type":"function","function":{"name":"w","arguments":"{}"}},{"id":"b","type":"function","function":{"name":"z","arguments":"{}"}}]},{"role":"tool","tool_call_id":"b","content":"3"},{"role":"tool","tool_call_id":"a","content":"sunny"}]`,
+			"The tool z answered: «3». The tool w answered: «sunny».",
+		},
 	} {
 		got := u.ask(t, fmt.Sprintf(`{"model":"sim","messages":%s}`, tc.messages))
 		if content := got.Choices[0].Message.Content; content == nil || *content != tc.want {

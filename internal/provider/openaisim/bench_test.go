@@ -1,6 +1,7 @@
 package openaisim
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,8 +18,8 @@ func (d *discard) Write(b []byte) (int, error) { return len(b), nil }
 func (d *discard) WriteHeader(int)             {}
 func (d *discard) Flush()                      {}
 
-func serveDiscarding(b testing.TB, s *Server, body string) {
-	r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/v1/chat/completions", strings.NewReader(body))
+func serveDiscarding(ctx context.Context, s *Server, body string) {
+	r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/v1/chat/completions", strings.NewReader(body))
 	r.Header.Set("Authorization", "Bearer k")
 	s.ServeHTTP(&discard{header: make(http.Header)}, r)
 }
@@ -32,7 +33,7 @@ func BenchmarkHandler(b *testing.B) {
 			body := fmt.Sprintf(`{"model":"sim","stream":true,"messages":[{"role":"user","content":"[[sim tokens=%d]]"}]}`, tokens)
 			b.ReportAllocs()
 			for b.Loop() {
-				serveDiscarding(b, s, body)
+				serveDiscarding(b.Context(), s, body)
 			}
 			b.ReportMetric(float64(tokens)*float64(b.N)/b.Elapsed().Seconds(), "deltas/s")
 		})
@@ -64,7 +65,7 @@ func TestDeltasAllocateNothing(t *testing.T) {
 	s := New(Options{JournalCalls: -1})
 	allocs := func(tokens int) float64 {
 		body := fmt.Sprintf(`{"model":"sim","stream":true,"messages":[{"role":"user","content":"[[sim tokens=%d]]"}]}`, tokens)
-		return testing.AllocsPerRun(20, func() { serveDiscarding(t, s, body) })
+		return testing.AllocsPerRun(20, func() { serveDiscarding(t.Context(), s, body) })
 	}
 	if few, many := allocs(10), allocs(2000); many-few > 5 {
 		t.Errorf("%v allocations for 10 tokens, %v for 2,000", few, many)

@@ -3,6 +3,7 @@ package openaisim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -215,7 +216,8 @@ func FuzzRequestBody(f *testing.F) {
 		r.Header.Set("Authorization", "Bearer k")
 		func() {
 			defer func() {
-				if p := recover(); p != nil && p != http.ErrAbortHandler {
+				p := recover()
+				if err, ok := p.(error); p != nil && !(ok && errors.Is(err, http.ErrAbortHandler)) {
 					panic(p)
 				}
 			}()

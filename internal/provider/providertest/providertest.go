@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -102,13 +103,13 @@ type result struct {
 
 // text returns the text of the parts of the kind, joined.
 func (r *result) text(kind conversation.PartKind) string {
-	var s string
+	var s strings.Builder
 	for _, p := range r.parts {
 		if p.Kind == kind {
-			s += p.Text
+			s.WriteString(p.Text)
 		}
 	}
-	return s
+	return s.String()
 }
 
 // read makes the call and reads its stream to the end, checking what holds for every stream.
@@ -137,7 +138,7 @@ func (f *fixture) read(t *testing.T, r *provider.Request) *result {
 		t.Errorf("Next after the end: %v, first it was %v", again, res.err)
 	}
 	res.outcome, res.took = stream.Outcome(), time.Since(started)
-	if (errors.Is(res.err, io.EOF)) != (res.outcome.Finish != conversation.FinishNone) {
+	if errors.Is(res.err, io.EOF) != (res.outcome.Finish != conversation.FinishNone) {
 		t.Errorf("the stream ended with %v, finish reason %d", res.err, res.outcome.Finish)
 	}
 	return res

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/chatsvc/chatsvc/internal/config"
+)
+
+// settings are the flags that override the configuration. A flag that is not given is not a setting.
+type settings struct {
+	Config       string  `help:"Read the configuration from this YAML file." placeholder:"FILE" type:"path"`
+	Dev          *bool   `help:"Try it on this machine: no key, no set-up, loopback only."`
+	Listen       *string `help:"Where callers connect." placeholder:"HOST:PORT"`
+	AdminListen  *string `help:"Where /livez and /readyz answer." placeholder:"HOST:PORT"`
+	DatabaseURL  *string `name:"database-url" help:"Where conversations are kept." placeholder:"sqlite:PATH"`
+	DefaultModel *string `help:"The model of a request that names none." placeholder:"MODEL"`
+	Upstream     *string `help:"Who answers: openai or simulator." placeholder:"MODE"`
+	LogLevel     *string `help:"debug, info, warn or error." placeholder:"LEVEL"`
+	LogFormat    *string `help:"json or text." placeholder:"FORMAT"`
+}
+
+// load reads the configuration: file, environment, flags.
+func (s *settings) load() (*config.Config, error) {
+	flags := make(map[string]string)
+	for name, value := range map[string]*string{
+		"listen": s.Listen, "admin_listen": s.AdminListen, "database_url": s.DatabaseURL, "default_model": s.DefaultModel,
+		"upstream.mode": s.Upstream, "log.level": s.LogLevel, "log.format": s.LogFormat,
+	} {
+		if value != nil {
+			flags[name] = *value
+		}
+	}
+	if s.Dev != nil {
+		flags["dev"] = fmt.Sprint(*s.Dev)
+	}
+	// What `chatsvc chat` reads is no setting of the service, and no mistake in its environment either.
+	return config.Load(config.Source{File: s.Config, Environ: os.Environ(), OtherEnv: chatEnvironment(), Flags: flags})
+}
+
+// configCommand groups the commands about the configuration.
+type configCommand struct {
+	Check configCheckCommand `cmd:"" help:"Say whether the service would start with this configuration, and what it is."`
+}
+
+// configCheckCommand checks the configuration.
+type configCheckCommand struct {
+	settings
+}
+
+// Run prints the configuration as the service would use it, without secrets.
+func (c *configCheckCommand) Run(std stdio) error {
+	cfg, err := c.load()
+	if err != nil {
+		return err
+	}
+	for _, a := range cfg.LogValue().Group() {
+		if _, err := fmt.Fprintf(std.out, "%-32s %s\n", a.Key, a.Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -14,7 +14,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 
 # RACE=1 turns the race detector on, which needs a C compiler. TEST_FLAGS is passed to go test.
 RACE ?=
-TEST_FLAGS ?=
+TEST_FLAGS ?= -timeout=5m
 
 # Shared by all fuzz targets, compiling not included.
 FUZZ_SECONDS ?= 60

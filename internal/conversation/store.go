@@ -46,12 +46,13 @@ type Store interface {
 	// conversation. ErrConversationBusy: another turn runs on the main line; the Error names it. ErrHeadMoved: see there.
 	BeginTurn(ctx context.Context, a *Admission) error
 	// EndTurn records the end of a running turn: state, end time, result and output. If the state is answered, the
-	// conversation's head moves to the turn, in the same transaction. ErrTurnEnded: it had ended already.
+	// conversation's head moves to the turn, in the same transaction. ErrTurnEnded: it had ended already, or is an orphan
+	// that Orphans has not returned yet. ErrNotFound: it was never recorded.
 	EndTurn(ctx context.Context, e *End) error
 	// GetTurn returns a turn, with input and output if content is true.
 	GetTurn(ctx context.Context, team string, id ID, content bool) (*Turn, error)
 	// ListTurns returns at most limit turns without content and with an id below before (zero: no bound), by falling id:
-	// those of a conversation, or all of the team where conversation is zero.
+	// those of a conversation (ErrNotFound if there is none), or all of the team where conversation is zero.
 	ListTurns(ctx context.Context, team string, conversation ID, before ID, limit int) ([]*Turn, error)
 	// DeleteTurn removes an ended one-shot turn with its content. ErrConversationBusy while it runs, ErrInvalidState for
 	// a turn of a conversation.
@@ -60,7 +61,7 @@ type Store interface {
 	// Orphans returns the running turns, of all teams, whose owner is gone; after that they are this process's to end.
 	// To be called once, before the first BeginTurn. Without content.
 	Orphans(ctx context.Context) ([]*Turn, error)
-	// Ping reports whether the store can be written, without writing any turn.
+	// Ping reports whether the store can be written, without writing any turn. It returns as soon as ctx ends.
 	Ping(ctx context.Context) error
 	// Close waits for writes that have begun and closes the database. Every later call is StoreUnavailable.
 	Close() error

@@ -76,16 +76,15 @@ func newCommitter(d dialect, pool *sql.DB, owner conversation.ID, o Options) *co
 	}
 }
 
-// do has o committed, and returns its refusal or the database's. If ctx ends before the group of o has begun, nothing is
-// written; if it ends later, it is not known whether o was.
+// do has o committed, and returns its refusal or the database's. ctx's error means that nothing was written: once the group
+// of o has begun, do waits for the outcome.
 func (c *committer) do(ctx context.Context, doing string, o op, size int) error {
-	return c.submit(ctx, &item{op: o, doing: doing, size: size, done: make(chan error, 1)}, false)
+	return c.submit(ctx, &item{op: o, doing: doing, size: size, done: make(chan error, 1)}, true)
 }
 
-// doToTheEnd is do, but once the group of o has begun it waits for the outcome even if ctx ends: ctx's error means that
-// nothing was written.
-func (c *committer) doToTheEnd(ctx context.Context, doing string, o op, size int) error {
-	return c.submit(ctx, &item{op: o, doing: doing, size: size, done: make(chan error, 1)}, true)
+// try is do for what may be left behind: it returns as soon as ctx ends.
+func (c *committer) try(ctx context.Context, doing string, o op) error {
+	return c.submit(ctx, &item{op: o, doing: doing, done: make(chan error, 1)}, false)
 }
 
 func (c *committer) submit(ctx context.Context, it *item, toTheEnd bool) error {

@@ -15,7 +15,7 @@ func (db *DB) BeginTurn(ctx context.Context, a *conversation.Admission) error {
 	if err != nil {
 		return fmt.Errorf("begin turn: %w", err)
 	}
-	return db.committer.doToTheEnd(ctx, "begin turn", o, size(o.input))
+	return db.committer.do(ctx, "begin turn", o, size(o.input))
 }
 
 // EndTurn records the end of a running turn. Like BeginTurn it waits for the outcome once its transaction has begun,
@@ -25,7 +25,7 @@ func (db *DB) EndTurn(ctx context.Context, e *conversation.End) error {
 	if err != nil {
 		return fmt.Errorf("end turn: %w", err)
 	}
-	return db.committer.doToTheEnd(ctx, "end turn", o, size(o.output))
+	return db.committer.do(ctx, "end turn", o, size(o.output))
 }
 
 // DeleteTurn removes an ended one-shot turn.
@@ -40,7 +40,7 @@ func (db *DB) DeleteTurn(ctx context.Context, team string, id conversation.ID) e
 // Orphans returns the running turns of earlier owners and makes them this one's.
 func (db *DB) Orphans(ctx context.Context) ([]*conversation.Turn, error) {
 	o := new(adoptOrphans)
-	if err := db.committer.doToTheEnd(ctx, "adopt orphans", o, 0); err != nil {
+	if err := db.committer.do(ctx, "adopt orphans", o, 0); err != nil {
 		return nil, err
 	}
 	return o.turns, nil

@@ -108,7 +108,7 @@ func (db *DB) Close() error {
 
 // Ping writes one row to find out whether the database takes it.
 func (db *DB) Ping(ctx context.Context) error {
-	return db.committer.do(ctx, "ping", &ping{now: db.now().UnixNano()}, 0)
+	return db.committer.try(ctx, "ping", &ping{now: db.now().UnixNano()})
 }
 
 // unavailable is the error of a database that cannot be used.

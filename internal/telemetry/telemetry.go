@@ -132,6 +132,9 @@ func newResource(ctx context.Context, version string) (*resource.Resource, error
 	return res, nil
 }
 
+// RPCServerCallDuration is the name of a histogram in s, made by otelgrpc.
+const RPCServerCallDuration = "rpc.server.call.duration"
+
 // rpcDuration widens the buckets of the RPC durations, which otelgrpc ends at 10 s: a streamed answer takes minutes, and
 // would say no more than "above 10 s".
 func rpcDuration() sdkmetric.View {

@@ -143,12 +143,13 @@ func (r *run) finish(end *ended) {
 	ctx, span := r.e.o.Tracer.Start(context.WithoutCancel(r.ctx), telemetry.SpanEnd)
 	defer span.End()
 	t := r.final(end)
-	span.SetAttributes(telemetry.TurnState.String(t.State.String()))
 	record, size := &conversation.End{Turn: t}, newSizer(r.e.o.Tokens, "")
 	for i := range t.Output {
 		record.OutputTokens = append(record.OutputTokens, size.answer(&t.Output[i], t.Result.Usage))
 	}
 	t.Result.Timing = r.timing(end)
+	span.SetAttributes(telemetry.TurnState.String(t.State.String()), telemetry.Attempts.Int(len(t.Result.Attempts)),
+		telemetry.Overhead.Float64(t.Result.Timing.Overhead.Seconds()))
 	t, err := r.write(ctx, record)
 	if err != nil {
 		r.e.o.Logger.ErrorContext(ctx, "turn's end is not written", "turn", uuid.UUID(r.turn.ID), "error", err)

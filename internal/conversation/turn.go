@@ -135,7 +135,7 @@ type Usage struct {
 	Estimated bool `json:"estimated,omitempty"`
 }
 
-// Timing is where a turn's time went. The five add up to the time from the request's arrival to its durable end.
+// Timing is where a turn's time went. The five add up to the time from the request's arrival until its end is written.
 type Timing struct {
 	Queue            time.Duration `json:"queue,omitempty"`
 	Context          time.Duration `json:"context,omitempty"`

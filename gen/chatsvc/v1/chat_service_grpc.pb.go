@@ -57,8 +57,8 @@ type ChatServiceClient interface {
 	StreamTurn(ctx context.Context, in *CreateTurnRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TurnEvent], error)
 	// Streams the events of a turn that exists: those that are there, then those that come. Starts nothing and bills
 	// nothing. Ends OK after the `terminal` event, whatever the turn's state: the read succeeded. In this release the
-	// events are there while the turn runs and for some minutes after, then OUT_OF_RANGE / EVENTS_EXPIRED; GetTurn
-	// still answers.
+	// events are there while the turn runs and, as memory allows, for some minutes after, then OUT_OF_RANGE /
+	// EVENTS_EXPIRED; GetTurn still answers.
 	WatchTurn(ctx context.Context, in *WatchTurnRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TurnEvent], error)
 	// Returns a turn.
 	GetTurn(ctx context.Context, in *GetTurnRequest, opts ...grpc.CallOption) (*Turn, error)
@@ -208,8 +208,8 @@ type ChatServiceServer interface {
 	StreamTurn(*CreateTurnRequest, grpc.ServerStreamingServer[TurnEvent]) error
 	// Streams the events of a turn that exists: those that are there, then those that come. Starts nothing and bills
 	// nothing. Ends OK after the `terminal` event, whatever the turn's state: the read succeeded. In this release the
-	// events are there while the turn runs and for some minutes after, then OUT_OF_RANGE / EVENTS_EXPIRED; GetTurn
-	// still answers.
+	// events are there while the turn runs and, as memory allows, for some minutes after, then OUT_OF_RANGE /
+	// EVENTS_EXPIRED; GetTurn still answers.
 	WatchTurn(*WatchTurnRequest, grpc.ServerStreamingServer[TurnEvent]) error
 	// Returns a turn.
 	GetTurn(context.Context, *GetTurnRequest) (*Turn, error)

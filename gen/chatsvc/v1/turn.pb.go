@@ -36,7 +36,8 @@ const (
 	TurnState_TURN_STATE_RUNNING TurnState = 2
 	// Answered: the provider marked the end of the answer.
 	TurnState_TURN_STATE_COMPLETED TurnState = 3
-	// Answered in part: the answer stops where `finish_reason` says. It is paid for and part of the history.
+	// Answered in part: the answer stops where `finish_reason` says. It is paid for and part of the history. It has no
+	// tool calls: one that was cut could not be run.
 	TurnState_TURN_STATE_INCOMPLETE TurnState = 4
 	// No answer; `error` says why. Output that came before the failure is kept, but is not part of the history.
 	TurnState_TURN_STATE_FAILED TurnState = 5
@@ -609,7 +610,7 @@ func (x *Usage) GetEstimated() bool {
 }
 
 // Where a turn's time went, by the server's monotonic clock. Queue, context, time_to_first_event, generation and
-// overhead add up to the time from the request's arrival to the durable end.
+// overhead add up to the time from the request's arrival until its end is written.
 type Timing struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Waiting for the turn before it.

@@ -54,6 +54,9 @@ func (c *configCheckCommand) Run(std stdio) error {
 	if err != nil {
 		return err
 	}
+	if _, err := cfg.Upstream.KeySource(); err != nil {
+		return err
+	}
 	for _, a := range cfg.LogValue().Group() {
 		if _, err := fmt.Fprintf(std.out, "%-32s %s\n", a.Key, a.Value); err != nil {
 			return err

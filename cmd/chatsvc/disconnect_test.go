@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -115,6 +116,22 @@ func TestClientHangsUp(t *testing.T) {
 		wantReason(t, err, codes.OutOfRange, "EVENTS_EXPIRED")
 	})
 
+	t.Run("a watcher beyond the end", func(t *testing.T) {
+		name, stream := begin(t, t.Context(), c, &chatsvcv1.CreateTurnRequest{Text: slowly})
+		watch, err := c.chat.WatchTurn(t.Context(), &chatsvcv1.WatchTurnRequest{Name: name, AfterSequence: 10_000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, err := collect(watch) // waits while the turn runs
+		wantReason(t, err, codes.OutOfRange, "EVENTS_EXPIRED")
+		if len(events) > 0 {
+			t.Errorf("events %v", events)
+		}
+		if _, err := collect(stream); err != nil {
+			t.Error(err)
+		}
+	})
+
 	t.Run("watchers do not count", func(t *testing.T) {
 		ctx, hangUp := context.WithCancel(t.Context())
 		defer hangUp()
@@ -180,6 +197,11 @@ func TestDelete(t *testing.T) {
 	}
 	_, err = c.chat.GetTurn(t.Context(), &chatsvcv1.GetTurnRequest{Name: name})
 	wantReason(t, err, codes.NotFound, "NOT_FOUND")
+	watch, err := c.chat.WatchTurn(t.Context(), &chatsvcv1.WatchTurnRequest{Name: name}) // its log may be there yet
+	if err == nil {
+		_, err = collect(watch)
+	}
+	wantReason(t, err, codes.NotFound, "NOT_FOUND")
 
 	oneShot, _ := begin(t, t.Context(), c, &chatsvcv1.CreateTurnRequest{Text: hang})
 	if _, err := c.chat.DeleteTurn(t.Context(), &chatsvcv1.DeleteTurnRequest{Name: oneShot}); err != nil {
@@ -188,6 +210,28 @@ func TestDelete(t *testing.T) {
 	for range 2 {
 		_, err = c.chat.DeleteTurn(t.Context(), &chatsvcv1.DeleteTurnRequest{Name: oneShot})
 		wantReason(t, err, codes.NotFound, "NOT_FOUND")
+	}
+}
+
+// The name of a turn is known from its admission on, in unary calls too: a caller that loses the connection needs it.
+func TestNameComesAtAdmission(t *testing.T) {
+	t.Parallel()
+	p := serve(t, "")
+	c := p.dial(t, redKey)
+	stream, err := c.conn.NewStream(t.Context(), &grpc.StreamDesc{}, chatsvcv1.ChatService_CreateTurn_FullMethodName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.SendMsg(&chatsvcv1.CreateTurnRequest{Text: hang}); err != nil {
+		t.Fatal(err)
+	}
+	header, err := stream.Header() // comes while the turn runs
+	if err != nil || len(header.Get("chatsvc-turn")) != 1 {
+		t.Fatalf("header %v, %v", header, err)
+	}
+	turn, err := c.chat.CancelTurn(t.Context(), &chatsvcv1.CancelTurnRequest{Name: header.Get("chatsvc-turn")[0]})
+	if err != nil || turn.GetState() != chatsvcv1.TurnState_TURN_STATE_CANCELLED {
+		t.Errorf("%v, %v", turn, err)
 	}
 }
 

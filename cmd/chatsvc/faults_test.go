@@ -83,8 +83,8 @@ func TestFaults(t *testing.T) {
 				if turn.GetState() != f.state || codes.Code(turn.GetError().GetCode()) != f.code {
 					t.Errorf("streamed %v: the stored turn is %v with error %v", streamed, turn.GetState(), turn.GetError())
 				}
-				if (turn.GetOutputText() != "") != f.partial {
-					t.Errorf("streamed %v: %d bytes of output kept", streamed, len(turn.GetOutputText()))
+				if (textOf(turn) != "") != f.partial {
+					t.Errorf("streamed %v: %d bytes of output kept", streamed, len(textOf(turn)))
 				}
 				if n := len(turn.GetAttempts()); n != 1 || turn.GetAttempts()[0].GetState() != chatsvcv1.Attempt_STATE_SETTLED {
 					t.Errorf("attempts %v", turn.GetAttempts())
@@ -121,8 +121,8 @@ func make1(t *testing.T, c *client, request *chatsvcv1.CreateTurnRequest, stream
 		for _, e := range events {
 			text.WriteString(e.GetTextDelta().GetText())
 		}
-		if last := events[len(events)-1].GetTerminal().GetTurn(); last.GetOutputText() != text.String() {
-			t.Errorf("streamed %d bytes, the terminal has %d", text.Len(), len(last.GetOutputText()))
+		if last := textOf(events[len(events)-1].GetTerminal().GetTurn()); last != text.String() {
+			t.Errorf("streamed %d bytes, the terminal has %d", text.Len(), len(last))
 		}
 		return events[0].GetAccepted().GetTurn(), err
 	}

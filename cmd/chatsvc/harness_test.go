@@ -186,7 +186,6 @@ func (p *program) dial(t *testing.T, key string) *client {
 	t.Helper()
 	conn, err := grpc.NewClient(p.data,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(32<<20)),
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			return invoke(withKey(ctx, key), method, req, reply, cc, opts...)
 		}),
@@ -320,4 +319,15 @@ func (b *lockedBuffer) tail(n int) string {
 
 func containsAny(s string, substrings ...string) bool {
 	return slices.ContainsFunc(substrings, func(sub string) bool { return strings.Contains(s, sub) })
+}
+
+// textOf returns the text of a turn's output, which output_text does not have when it is long.
+func textOf(turn *chatsvcv1.Turn) string {
+	var text strings.Builder
+	for _, m := range turn.GetOutput() {
+		for _, p := range m.GetParts() {
+			text.WriteString(p.GetText())
+		}
+	}
+	return text.String()
 }

@@ -65,6 +65,7 @@ func run(ctx context.Context, args []string, std stdio) (code int) {
 	}
 	ctx, stop := signal.NotifyContext(ctx, signals...)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the second signal ends the process the hard way
 	command.BindTo(ctx, (*context.Context)(nil))
 	if err := command.Run(); err != nil {
 		fmt.Fprintln(std.err, "chatsvc:", err)

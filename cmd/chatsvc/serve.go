@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -69,6 +70,8 @@ type server struct {
 	closers []func(context.Context) error
 	// failed gets the error of a listener that stopped by itself.
 	failed chan error
+	// draining: no turn is taken any more.
+	draining atomic.Bool
 
 	data, admin string // addresses, as bound
 }
@@ -76,7 +79,8 @@ type server struct {
 // onClose has f called at the end, before all that were added earlier.
 func (s *server) onClose(f func(context.Context) error) { s.closers = append(s.closers, f) }
 
-// close ends everything. Each part has what the grace leaves, and one second more to be cut off.
+// close ends everything. Turns have the grace to end by themselves; a few seconds more go into ending those that do not and
+// into the last spans.
 func (s *server) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Limits.ShutdownGrace)
 	defer cancel()
@@ -171,14 +175,26 @@ func (s *server) start(ctx context.Context) error {
 		return err
 	}
 	s.data = listener.Addr().String()
+	watch, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
+	checkHealth := healthChecker(healthy, store, s.logger)
+	checkHealth(watch) // before the first call can ask
+	go func() {
+		for {
+			select {
+			case <-watch.Done():
+				return
+			case <-time.After(healthInterval):
+				checkHealth(watch)
+			}
+		}
+	}()
 	go func() {
 		if err := rpc.Serve(listener); err != nil {
 			s.failed <- fmt.Errorf("serve %s: %w", s.data, err)
 		}
 	}()
-	watch, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
-	go watchHealth(watch, healthy, store, s.logger)
 	s.onClose(func(ctx context.Context) error {
+		s.draining.Store(true)
 		stopWatching()
 		healthy.Shutdown() // callers that look go elsewhere from now on
 		drained := make(chan struct{})
@@ -234,6 +250,10 @@ func (s *server) serveAdmin(ctx context.Context, store conversation.Store) error
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if s.draining.Load() {
+			http.Error(w, "stopping", http.StatusServiceUnavailable)
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 		defer cancel()
 		if err := store.Ping(ctx); err != nil {
@@ -286,19 +306,18 @@ func authenticator(cfg *config.Config) (auth.Authenticator, error) {
 // healthInterval is how often the database is asked whether it can be written.
 const healthInterval = 2 * time.Second
 
-// watchHealth keeps the health of each service at what the database allows.
-func watchHealth(ctx context.Context, healthy *health.Server, store conversation.Store, logger *slog.Logger) {
+// healthChecker returns a function that sets the health of each service to what the database allows. It is called by one
+// goroutine at a time.
+func healthChecker(healthy *health.Server, store conversation.Store, logger *slog.Logger) func(context.Context) {
 	services := []string{
 		"", chatsvcv1.ChatService_ServiceDesc.ServiceName, chatsvcv1.ConversationService_ServiceDesc.ServiceName,
 		chatsvcv1.CallerService_ServiceDesc.ServiceName,
 	}
 	last := healthpb.HealthCheckResponse_UNKNOWN
-	ticker := time.NewTicker(healthInterval)
-	defer ticker.Stop()
-	for {
-		pingCtx, cancel := context.WithTimeout(ctx, healthInterval)
-		err := store.Ping(pingCtx)
-		cancel()
+	return func(ctx context.Context) {
+		ping, cancel := context.WithTimeout(ctx, healthInterval)
+		defer cancel()
+		err := store.Ping(ping)
 		if ctx.Err() != nil {
 			return
 		}
@@ -306,22 +325,19 @@ func watchHealth(ctx context.Context, healthy *health.Server, store conversation
 		if err != nil {
 			now = healthpb.HealthCheckResponse_NOT_SERVING
 		}
-		if now != last {
-			if err != nil {
-				logger.ErrorContext(ctx, "the database cannot be written", "error", err)
-			} else {
-				logger.InfoContext(ctx, "the database can be written")
-			}
-			for _, name := range services {
-				healthy.SetServingStatus(name, now)
-			}
-			last = now
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
+		if now == last {
 			return
 		}
+		switch {
+		case err != nil:
+			logger.ErrorContext(ctx, "the database cannot be written", "error", err)
+		case last == healthpb.HealthCheckResponse_NOT_SERVING:
+			logger.InfoContext(ctx, "the database can be written again")
+		}
+		for _, name := range services {
+			healthy.SetServingStatus(name, now)
+		}
+		last = now
 	}
 }
 

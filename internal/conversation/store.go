@@ -72,7 +72,7 @@ type StoredMessage struct {
 	Message
 	Turn     ID
 	Position int64
-	// Tokens is the message's size in o200k_base tokens, with its overhead. TokensBefore is the sum of the messages before
+	// Tokens is the message's size with its overhead: in o200k_base tokens, or as the provider counted an answer. TokensBefore is the sum of the messages before
 	// it on its line.
 	Tokens       int64
 	TokensBefore int64

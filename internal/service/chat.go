@@ -67,7 +67,7 @@ func (s *chatService) run(ctx context.Context, in *chatsvcv1.CreateTurnRequest, 
 	}
 	defer r.Close() // the disconnect, unless the turn has ended
 
-	if err := nameTurn(ctx, stream, r.Turn()); err != nil {
+	if err := nameTurn(ctx, r.Turn()); err != nil {
 		return nil, err
 	}
 	t, err := read(wait, r, stream)
@@ -95,7 +95,7 @@ func (s *chatService) WatchTurn(in *chatsvcv1.WatchTurnRequest, stream grpc.Serv
 	}
 	defer r.Close()
 
-	if err := nameTurn(ctx, stream, id); err != nil {
+	if err := nameTurn(ctx, id); err != nil {
 		return err
 	}
 	if _, err := read(ctx, r, stream); !errors.Is(err, io.EOF) { // the end, if the caller had seen it before
@@ -104,16 +104,12 @@ func (s *chatService) WatchTurn(in *chatsvcv1.WatchTurnRequest, stream grpc.Serv
 	return nil
 }
 
-// nameTurn names the turn in the call's log line and in the header, which goes out at once on a stream and with the
-// answer otherwise.
-func nameTurn(ctx context.Context, stream grpc.ServerStream, id conversation.ID) error {
+// nameTurn names the turn in the call's log line and, at once, in the response header: a caller that loses the connection
+// from here on can still find its turn.
+func nameTurn(ctx context.Context, id conversation.ID) error {
 	name := formatName(turns, id)
 	interceptor.FieldsFrom(ctx).SetTurn(name)
-	header := metadata.Pairs(TurnHeader, name)
-	if stream != nil {
-		return stream.SendHeader(header)
-	}
-	return grpc.SetHeader(ctx, header)
+	return grpc.SendHeader(ctx, metadata.Pairs(TurnHeader, name))
 }
 
 // read reads the log of a turn until its terminal event, into the stream if there is one, and returns the turn as it
@@ -192,11 +188,6 @@ func (s *chatService) ListTurns(ctx context.Context, in *chatsvcv1.ListTurnsRequ
 	}
 	if in.GetRequestId() != "" {
 		return nil, notImplemented("request_id")
-	}
-	if !conv.IsZero() { // An unknown conversation is not an empty one.
-		if _, err := s.store.GetConversation(ctx, p.Team, conv); err != nil {
-			return nil, err
-		}
 	}
 	page, last, err := fillPage(before, pageSize(in.GetPageSize()),
 		func(before conversation.ID, limit int) ([]*conversation.Turn, error) {

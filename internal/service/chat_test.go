@@ -241,7 +241,7 @@ func TestDeadlineBeforeTheTurn(t *testing.T) {
 // unaryStream takes the header of a handler that is called without a server.
 type unaryStream struct{ grpc.ServerTransportStream }
 
-func (unaryStream) SetHeader(metadata.MD) error { return nil }
+func (unaryStream) SendHeader(metadata.MD) error { return nil }
 
 func TestCallerGoesAway(t *testing.T) {
 	log := newTape(logOf(conversation.Completed)[:3]...)
@@ -298,13 +298,10 @@ func TestGetTurn(t *testing.T) {
 
 func TestListTurns(t *testing.T) {
 	store := &storeStub{
-		getConversation: func(_ string, id conversation.ID) (*conversation.Conversation, error) {
-			if id != testID(2) {
+		listTurns: func(team string, conv, before conversation.ID, limit int) ([]*conversation.Turn, error) {
+			if conv != testID(2) {
 				return nil, conversation.ErrNotFound
 			}
-			return &conversation.Conversation{}, nil
-		},
-		listTurns: func(team string, conv, before conversation.ID, limit int) ([]*conversation.Turn, error) {
 			var found []*conversation.Turn
 			for n := byte(5); n > 0 && len(found) < limit; n-- {
 				if ended := endedTurn(conversation.Completed); team == "red" && conv == ended.Conversation && (before.IsZero() || n < before[15]) {

@@ -32,7 +32,7 @@ func (s *conversationService) CreateConversation(ctx context.Context, in *chatsv
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSize("", in); err != nil {
+	if err := checkSize("", in, maxConversationBytes); err != nil {
 		return nil, err
 	}
 	spec, err := specFromProto(in.GetConversation())
@@ -106,7 +106,7 @@ func (s *conversationService) update(ctx context.Context, in *chatsvcv1.UpdateCo
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSize("", in); err != nil {
+	if err := checkSize("", in, maxConversationBytes); err != nil {
 		return nil, err
 	}
 	version, conditional := parseEtag(in.GetConversation().GetEtag())
@@ -134,7 +134,7 @@ func (s *conversationService) update(ctx context.Context, in *chatsvcv1.UpdateCo
 func change(c *conversation.Conversation, in *chatsvcv1.UpdateConversationRequest, paths []string) error {
 	changed := specToProto(&c.Spec)
 	applyMask(changed, in.GetConversation(), paths)
-	if err := checkSize("conversation.", changed); err != nil {
+	if err := checkSize("conversation.", changed, maxConversationBytes); err != nil {
 		return err
 	}
 	spec, err := specFromProto(changed)

@@ -57,7 +57,7 @@ func TestCreateConversation(t *testing.T) {
 		wantStatus(t, err, codes.Unimplemented, conversation.NotImplemented)
 	}
 	_, err = c.CreateConversation(as(t, "red"), &chatsvcv1.CreateConversationRequest{Conversation: &chatsvcv1.Conversation{
-		Instructions: "a", Model: strings.Repeat("x", maxRequestBytes-100), DisplayName: strings.Repeat("x", 200),
+		Instructions: "a", Model: strings.Repeat("x", maxConversationBytes-100), DisplayName: strings.Repeat("x", 200),
 	}})
 	info := wantStatus(t, err, codes.InvalidArgument, conversation.InvalidRequest)
 	if info.GetMetadata()["field"] != "conversation.model" {

@@ -17,13 +17,17 @@ import (
 // maxRequestBytes is the largest request that is taken. gRPC itself takes more, so that this limit can be told politely.
 const maxRequestBytes = 4 << 20
 
+// maxConversationBytes is the largest conversation: it has to come back in one message, of which gRPC's clients take
+// 4 MiB unless they are told otherwise.
+const maxConversationBytes = 3 << 20
+
 // checkSize refuses a message that is too large, and names its largest field, which stands below prefix in the request.
-func checkSize(prefix string, m proto.Message) error {
+func checkSize(prefix string, m proto.Message, limit int) error {
 	size := proto.Size(m)
-	if size <= maxRequestBytes {
+	if size <= limit {
 		return nil
 	}
-	return invalid(prefix+largestField(m.ProtoReflect()), "makes the request too large: %d bytes of at most %d", size, maxRequestBytes)
+	return invalid(prefix+largestField(m.ProtoReflect()), "makes the request too large: %d bytes of at most %d", size, limit)
 }
 
 // largestField names the field that most of a message is made of.
@@ -46,7 +50,7 @@ func largestField(m protoreflect.Message) string {
 // turnRequest converts a request and refuses what the rules in the proto cannot: first what no release takes, then
 // what a later one will. Team, client and times are for the caller to set.
 func turnRequest(in *chatsvcv1.CreateTurnRequest, streamed bool) (*turn.Request, error) {
-	if err := checkSize("", in); err != nil {
+	if err := checkSize("", in, maxRequestBytes); err != nil {
 		return nil, err
 	}
 	r := &turn.Request{
@@ -241,6 +245,8 @@ func imageFromProto(field string, in *chatsvcv1.Image) (*conversation.Image, err
 		return nil, invalid(field, "must have a uri or data")
 	case len(image.Data) > 0 && image.MIMEType == "":
 		return nil, invalid(field+".mime_type", "is required with data")
+	case image.URI != "" && image.MIMEType != "":
+		return nil, invalid(field+".mime_type", "belongs to data, and says nothing with a uri")
 	}
 	return image, nil
 }

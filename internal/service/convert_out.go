@@ -13,6 +13,10 @@ import (
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
+// maxOutputText bounds Turn.output_text, which says once more what stands in output: together they have to stay below the
+// 4 MiB that gRPC's clients take unless they are told otherwise.
+const maxOutputText = 512 << 10
+
 // turnToProto converts what the view shows of a turn. States, finish reasons, roles and states of attempts have the same
 // numbers in the domain, where they are stored, and in the proto; a test compares their names.
 func turnToProto(t *conversation.Turn, view chatsvcv1.TurnView) *chatsvcv1.Turn {
@@ -50,7 +54,9 @@ func turnToProto(t *conversation.Turn, view chatsvcv1.TurnView) *chatsvcv1.Turn 
 		return out
 	}
 	out.Output = messagesToProto(t.Output)
-	out.OutputText = t.OutputText()
+	if text := t.OutputText(); len(text) <= maxOutputText {
+		out.OutputText = text
+	}
 	if view == chatsvcv1.TurnView_TURN_VIEW_FULL {
 		out.Input = messagesToProto(t.Input)
 		for i := range t.Result.Attempts {

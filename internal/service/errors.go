@@ -212,7 +212,9 @@ func errorOf(t *conversation.Turn) error {
 		if t.Result.Error == nil {
 			return aboutTurn(errors.New("a failed turn without its error"), t.ID)
 		}
-		return aboutTurn(t.Result.Error, t.ID)
+		e := *t.Result.Error
+		e.Cause = nil // logged when the turn ended
+		return aboutTurn(&e, t.ID)
 	case conversation.Cancelled:
 		return &conversation.Error{Reason: conversation.TurnCancelled, Message: "the turn was cancelled", Turn: t.ID}
 	default:

@@ -17,7 +17,7 @@ const (
 	// maxPageBytes ends a page early, so that it stays below the 4 MiB that gRPC clients accept by default.
 	maxPageBytes = 2 << 20
 	// maxRead bounds how many resources are read from the store at once: each can be as large as a request.
-	maxRead = 64
+	maxRead = 16
 )
 
 // pageSize returns how many resources a page may have.

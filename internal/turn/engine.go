@@ -69,6 +69,8 @@ type Engine struct {
 	runs     map[conversation.ID]*run // running, and ended ones whose log is kept
 	kept     []*run                   // ended, oldest first
 	bytes    int                      // of the logs in kept
+	expiry   *time.Timer              // of the oldest in kept; nil while there is none
+	disowned []*conversation.Turn     // to be ended by endDisowned
 	closing  bool
 	running  sync.WaitGroup
 	draining chan struct{} // closed when Drain begins
@@ -161,24 +163,17 @@ func (e *Engine) known(team string, id conversation.ID) *run {
 	return nil
 }
 
-// Watch returns a reader of a turn's log from above the sequence number after. EVENTS_EXPIRED: the log is no longer kept,
-// or the turn has ended before after.
+// Watch returns a reader of a turn's log from above the sequence number after. EVENTS_EXPIRED: the log is no longer kept.
 func (e *Engine) Watch(ctx context.Context, team string, id conversation.ID, after int64) (*Reader, error) {
+	// The store is asked first: what was deleted there must not be readable here.
+	if _, err := e.o.Store.GetTurn(ctx, team, id, false); err != nil {
+		return nil, err
+	}
 	run := e.known(team, id)
 	if run == nil {
-		if _, err := e.o.Store.GetTurn(ctx, team, id, false); err != nil {
-			return nil, err
-		}
 		return nil, &conversation.Error{
 			Reason: conversation.EventsExpired, Turn: id,
 			Message: "the turn's events are no longer kept; GetTurn has the turn",
-		}
-	}
-	// The turn may end between the two looks; then its last number is seen by the second.
-	if _, ended, _ := run.log.after(after); ended && after > run.log.last() {
-		return nil, &conversation.Error{
-			Reason: conversation.EventsExpired, Turn: id,
-			Message: "after_sequence lies beyond the turn's last event",
 		}
 	}
 	return &Reader{run: run, position: after, draining: e.draining}, nil
@@ -215,6 +210,9 @@ func (e *Engine) Drain(ctx context.Context) {
 	if !e.closing {
 		e.closing = true
 		close(e.draining)
+		if e.expiry != nil {
+			e.expiry.Stop()
+		}
 	}
 	e.mu.Unlock()
 
@@ -238,20 +236,38 @@ func (e *Engine) Drain(ctx context.Context) {
 // endPatience is how long a stopping server tries to write the ends of its turns.
 const endPatience = 5 * time.Second
 
-// keep holds on to the log of an ended turn, and lets go of those that are too old or too many.
+// keep holds on to the log of an ended turn, unless it is very large, and lets go of those that are too old or too many.
 func (e *Engine) keep(r *run) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := time.Now()
-	r.keepUntil, r.keptBytes = now.Add(e.o.KeepLogs), runBytes+r.log.size()
+	r.keepUntil, r.keptBytes = time.Now().Add(e.o.KeepLogs), runBytes+r.log.size()
+	if r.keptBytes > e.o.KeepBytes/4 {
+		delete(e.runs, r.turn.ID)
+		return
+	}
 	e.kept = append(e.kept, r)
 	e.bytes += r.keptBytes
-	for len(e.kept) > 0 && (e.bytes > e.o.KeepBytes || e.kept[0].keepUntil.Before(now)) {
+	e.expire()
+}
+
+// expire lets go of what is kept for too long, and comes again when the next one is. The caller holds the lock.
+func (e *Engine) expire() {
+	now := time.Now()
+	for len(e.kept) > 0 && (e.bytes > e.o.KeepBytes || !e.kept[0].keepUntil.After(now)) {
 		e.bytes -= e.kept[0].keptBytes
 		delete(e.runs, e.kept[0].turn.ID)
 		e.kept[0] = nil
 		e.kept = e.kept[1:]
 	}
+	if len(e.kept) == 0 || e.expiry != nil || e.closing {
+		return
+	}
+	e.expiry = time.AfterFunc(e.kept[0].keepUntil.Sub(now), func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.expiry = nil
+		e.expire()
+	})
 }
 
 // runBytes is about what an ended run takes besides its log.

@@ -37,7 +37,7 @@ func (l *log) append(now time.Time, events ...conversation.Event) {
 		l.bytes += eventBytes + len(e.Text)
 		if e.Kind == conversation.EventTerminal {
 			l.ended = true
-			l.bytes *= 2 // the turn holds the whole output once more
+			l.bytes += textBytes(e.Turn.Output)
 		}
 	}
 	if l.wake != nil {
@@ -48,6 +48,15 @@ func (l *log) append(now time.Time, events ...conversation.Event) {
 
 // eventBytes is about what an event takes besides its text.
 const eventBytes = 160
+
+func textBytes(messages []conversation.Message) (n int) {
+	for i := range messages {
+		for _, p := range messages[i].Parts {
+			n += len(p.Text)
+		}
+	}
+	return n
+}
 
 // last returns the sequence number of the last event.
 func (l *log) last() int64 {
@@ -95,7 +104,7 @@ type Reader struct {
 func (r *Reader) Turn() conversation.ID { return r.run.turn.ID }
 
 // Next waits until there are events above those already returned and returns some of them: shared, not to be changed.
-// After the terminal event it returns io.EOF; when ctx ends first, ctx's error. When nothing happens for 15 s it returns
+// After the terminal event it returns io.EOF, and EVENTS_EXPIRED where it was to begin beyond that; when ctx ends first, ctx's error. When nothing happens for 15 s it returns
 // a heartbeat, and once, when the engine begins to drain, a note of that.
 func (r *Reader) Next(ctx context.Context) ([]conversation.Event, error) {
 	var quiet <-chan time.Time
@@ -104,6 +113,12 @@ func (r *Reader) Next(ctx context.Context) ([]conversation.Event, error) {
 		if len(events) > 0 {
 			r.position = events[len(events)-1].Sequence
 			return events, nil
+		}
+		if ended && r.position > r.run.log.last() {
+			return nil, &conversation.Error{
+				Reason: conversation.EventsExpired, Turn: r.run.turn.ID,
+				Message: "after_sequence lies beyond the turn's last event",
+			}
 		}
 		if ended {
 			return nil, io.EOF

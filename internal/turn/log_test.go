@@ -58,7 +58,7 @@ func TestReadersSeeEveryEventOnceInOrder(t *testing.T) {
 	for i := range events {
 		r.log.append(time.Now(), text(fmt.Sprint(i+1)))
 	}
-	r.log.append(time.Now(), conversation.Event{Kind: conversation.EventTerminal})
+	r.log.append(time.Now(), conversation.Event{Kind: conversation.EventTerminal, Turn: &conversation.Turn{}})
 	wg.Wait()
 }
 

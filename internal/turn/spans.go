@@ -1,8 +1,12 @@
 package turn
 
 import (
+	"errors"
+
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 	"github.com/chatsvc/chatsvc/internal/telemetry"
@@ -67,11 +71,14 @@ func outcomeAttributes(end *ended) []attribute.KeyValue {
 			telemetry.GenAIUsageOutputTokens.Int64(u.OutputTokens),
 			telemetry.GenAIUsageReasoningOutputTokens.Int64(u.ReasoningTokens))
 	}
-	if end.err != nil {
+	if end.err != nil && !errors.Is(end.err, errOutputFull) {
 		attrs = append(attrs, telemetry.ErrorType.String(string(reasonOf(end.err))))
 	}
 	return attrs
 }
+
+// setStatus marks a span as failed, with the reason.
+func setStatus(span trace.Span, err error) { span.SetStatus(codes.Error, string(reasonOf(err))) }
 
 // finishName spells a finish reason as chat completions do.
 func finishName(f conversation.FinishReason) string {

@@ -53,7 +53,8 @@ type ChatServiceClient interface {
 	// DEADLINE_EXCEEDED / TURN_DEADLINE.
 	CreateTurn(ctx context.Context, in *CreateTurnRequest, opts ...grpc.CallOption) (*Turn, error)
 	// Starts a turn and streams its events. The same request as CreateTurn, and the same ending: OK for COMPLETED and
-	// INCOMPLETE, otherwise the turn's error, in either case after the `terminal` event.
+	// INCOMPLETE, otherwise the turn's error, in either case after the `terminal` event. Only a call whose deadline passes
+	// before a CONTINUE turn has ended gets no `terminal`.
 	StreamTurn(ctx context.Context, in *CreateTurnRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TurnEvent], error)
 	// Streams the events of a turn that exists: those that are there, then those that come. Starts nothing and bills
 	// nothing. Ends OK after the `terminal` event, whatever the turn's state: the read succeeded. In this release the
@@ -204,7 +205,8 @@ type ChatServiceServer interface {
 	// DEADLINE_EXCEEDED / TURN_DEADLINE.
 	CreateTurn(context.Context, *CreateTurnRequest) (*Turn, error)
 	// Starts a turn and streams its events. The same request as CreateTurn, and the same ending: OK for COMPLETED and
-	// INCOMPLETE, otherwise the turn's error, in either case after the `terminal` event.
+	// INCOMPLETE, otherwise the turn's error, in either case after the `terminal` event. Only a call whose deadline passes
+	// before a CONTINUE turn has ended gets no `terminal`.
 	StreamTurn(*CreateTurnRequest, grpc.ServerStreamingServer[TurnEvent]) error
 	// Streams the events of a turn that exists: those that are there, then those that come. Starts nothing and bills
 	// nothing. Ends OK after the `terminal` event, whatever the turn's state: the read succeeded. In this release the

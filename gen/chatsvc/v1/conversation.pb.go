@@ -24,7 +24,7 @@ const (
 )
 
 // A conversation: turns that build on each other, kept on the server, and the defaults that they share. All clients
-// of the team that created it see it; to keep end users apart is the caller's job.
+// of the team that created it see it; to keep end users apart is the caller's job. At most 3 MiB in all.
 type Conversation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `conversations/{uuid}`. Output only in CreateConversation.

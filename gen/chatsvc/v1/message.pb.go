@@ -561,7 +561,8 @@ type Image struct {
 	//	*Image_Uri
 	//	*Image_Data
 	Source isImage_Source `protobuf_oneof:"source"`
-	// The IANA media type of `data`: image/png, image/jpeg, image/webp or image/gif. Required with `data`.
+	// The IANA media type of `data`: image/png, image/jpeg, image/webp or image/gif. Required with `data`,
+	// and INVALID_ARGUMENT with `uri`.
 	MimeType string `protobuf:"bytes,3,opt,name=mime_type,json=mimeType,proto3" json:"mime_type,omitempty"`
 	// How closely the model looks, which decides how many tokens the picture costs.
 	Detail        ImageDetail `protobuf:"varint,4,opt,name=detail,proto3,enum=chatsvc.v1.ImageDetail" json:"detail,omitempty"`
@@ -1040,7 +1041,8 @@ type GenerationConfig struct {
 	ReasoningEffort ReasoningEffort `protobuf:"varint,8,opt,name=reasoning_effort,json=reasoningEffort,proto3,enum=chatsvc.v1.ReasoningEffort" json:"reasoning_effort,omitempty"`
 	// How long the answer should be.
 	Verbosity Verbosity `protobuf:"varint,9,opt,name=verbosity,proto3,enum=chatsvc.v1.Verbosity" json:"verbosity,omitempty"`
-	// Whether the model may call several tools at once. Unset is the provider's default, true.
+	// Whether the model may call several tools at once. Unset is the provider's default, true. Not sent without tools,
+	// where providers refuse it.
 	ParallelToolCalls *bool `protobuf:"varint,10,opt,name=parallel_tool_calls,json=parallelToolCalls,proto3,oneof" json:"parallel_tool_calls,omitempty"`
 	// The form of the answer. Unset is text.
 	ResponseFormat *ResponseFormat `protobuf:"bytes,11,opt,name=response_format,json=responseFormat,proto3" json:"response_format,omitempty"`

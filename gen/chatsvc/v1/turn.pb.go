@@ -300,7 +300,8 @@ type Turn struct {
 	Input []*Message `protobuf:"bytes,6,rep,name=input,proto3" json:"input,omitempty"`
 	// The answer; for FAILED and CANCELLED what had come of it. Not in TURN_VIEW_BASIC.
 	Output []*Message `protobuf:"bytes,7,rep,name=output,proto3" json:"output,omitempty"`
-	// The text parts of the output joined, for people.
+	// The text parts of the output joined, for people. Left out above 512 KiB, where it would make the message too large
+	// for clients with gRPC's default limit of 4 MiB.
 	OutputText string `protobuf:"bytes,8,opt,name=output_text,json=outputText,proto3" json:"output_text,omitempty"`
 	// Why the answer ended.
 	FinishReason FinishReason `protobuf:"varint,9,opt,name=finish_reason,json=finishReason,proto3,enum=chatsvc.v1.FinishReason" json:"finish_reason,omitempty"`
@@ -524,7 +525,8 @@ type Usage struct {
 	CostNanoUsd *int64 `protobuf:"varint,5,opt,name=cost_nano_usd,json=costNanoUsd,proto3,oneof" json:"cost_nano_usd,omitempty"`
 	// The revision of the price table that gave the cost.
 	PriceRevision string `protobuf:"bytes,6,opt,name=price_revision,json=priceRevision,proto3" json:"price_revision,omitempty"`
-	// The provider did not say what was used: the numbers are chatsvc's own count, an upper bound where it cannot know.
+	// The provider did not say what was used: the numbers are chatsvc's own count of what it sent and got. Tokens of
+	// reasoning, which it does not see, are not among them.
 	Estimated     bool `protobuf:"varint,7,opt,name=estimated,proto3" json:"estimated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -610,7 +612,7 @@ func (x *Usage) GetEstimated() bool {
 }
 
 // Where a turn's time went, by the server's monotonic clock. Queue, context, time_to_first_event, generation and
-// overhead add up to the time from the request's arrival until its end is written.
+// overhead add up to the time from when the request reached its handler until the end is written.
 type Timing struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Waiting for the turn before it.
@@ -619,7 +621,7 @@ type Timing struct {
 	Context *durationpb.Duration `protobuf:"bytes,2,opt,name=context,proto3" json:"context,omitempty"`
 	// From the call to the provider until its first piece of the answer.
 	TimeToFirstEvent *durationpb.Duration `protobuf:"bytes,3,opt,name=time_to_first_event,json=timeToFirstEvent,proto3" json:"time_to_first_event,omitempty"`
-	// From the first piece of the answer to the last.
+	// From the first piece of the answer to the end of the call.
 	Generation *durationpb.Duration `protobuf:"bytes,4,opt,name=generation,proto3" json:"generation,omitempty"`
 	// All the rest: chatsvc's own work.
 	Overhead      *durationpb.Duration `protobuf:"bytes,5,opt,name=overhead,proto3" json:"overhead,omitempty"`
@@ -1025,7 +1027,8 @@ type TurnEvent_QueueUpdate struct {
 }
 
 type TurnEvent_Draining struct {
-	// The server is about to stop. The turn goes on where its on_disconnect lets it; WatchTurn finds it.
+	// The server is about to stop. The turn may go on for the server's grace; what has not ended then ends FAILED /
+	// DRAINING.
 	Draining *Draining `protobuf:"bytes,13,opt,name=draining,proto3,oneof"`
 }
 

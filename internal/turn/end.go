@@ -1,0 +1,221 @@
+package turn
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/telemetry"
+)
+
+// finish makes the turn's end from the attempt's, writes it, and then appends the terminal event.
+func (r *run) finish(end *ended) {
+	ctx, span := r.e.o.Tracer.Start(context.WithoutCancel(r.ctx), telemetry.SpanEnd)
+	defer span.End()
+	record, err := r.record(ctx, end)
+	var t *conversation.Turn
+	if err == nil {
+		t, err = r.write(ctx, record)
+	}
+	if err != nil && !errors.Is(err, conversation.ErrStoreUnavailable) && !errors.Is(err, conversation.ErrTurnEnded) {
+		// Something about this end cannot be written. An end without it still frees the conversation.
+		r.e.o.Logger.ErrorContext(ctx, "turn ends without its answer", "turn", uuid.UUID(r.turn.ID), "error", err)
+		end.output, end.err = output{}, conversation.Errorf(conversation.Internal, "a fault in chatsvc ended the turn")
+		t, err = r.write(ctx, &conversation.End{Turn: r.final(end)})
+	}
+	if err != nil {
+		setStatus(span, err)
+		r.e.o.Logger.ErrorContext(ctx, "turn's end is not written", "turn", uuid.UUID(r.turn.ID), "error", err)
+		r.e.forget(r)
+		return
+	}
+	span.SetAttributes(telemetry.TurnState.String(t.State.String()), telemetry.Attempts.Int(len(t.Result.Attempts)),
+		telemetry.Overhead.Float64(t.Result.Timing.Overhead.Seconds()))
+	r.log.append(t.EndTime, conversation.Event{Kind: conversation.EventTerminal, Turn: t})
+	r.e.keep(r)
+	r.report(ctx, t)
+}
+
+// record returns what is to be written of the end.
+func (r *run) record(ctx context.Context, end *ended) (record *conversation.End, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = r.recovered(ctx, p)
+		}
+	}()
+	record = &conversation.End{Turn: r.final(end)}
+	size := newSizer(r.e.o.Tokens, "")
+	for i := range record.Turn.Output {
+		record.OutputTokens = append(record.OutputTokens, size.answer(&record.Turn.Output[i], record.Turn.Result.Usage))
+	}
+	record.Turn.Result.Timing = r.timing(end)
+	return record, nil
+}
+
+// final returns the turn as it ends.
+func (r *run) final(end *ended) *conversation.Turn {
+	t := *r.turn
+	t.Input = nil
+	t.Output = end.output.messages(newID())
+	res := &t.Result
+	if end.outcome.Model != "" {
+		res.Model = end.outcome.Model
+	}
+	res.LastSequence = r.log.last() + 1 // the terminal event
+	switch {
+	case end.err == nil:
+		res.FinishReason = end.outcome.Finish
+		t.State = end.outcome.Finish.State()
+	case errors.Is(end.err, errOutputFull):
+		res.FinishReason = conversation.FinishLength
+		t.State = conversation.Incomplete
+	case errors.Is(end.err, errCancelled):
+		t.State = conversation.Cancelled
+	default:
+		t.State = conversation.Failed
+		res.Error = failure(end.err)
+		res.Error.Turn = t.ID
+	}
+	if t.State == conversation.Incomplete {
+		t.Output = withoutToolCalls(t.Output)
+	}
+	t.EndTime = time.Now()
+
+	attempt := r.turn.Result.Attempts[0]
+	attempt.State = conversation.AttemptSettled
+	attempt.EndTime = end.last
+	attempt.UpstreamRequestID = end.outcome.RequestID
+	attempt.Usage = r.usage(end)
+	attempt.Error = res.Error
+	if res.Error != nil && attempt.UpstreamRequestID == "" {
+		attempt.UpstreamRequestID = res.Error.UpstreamRequestID
+	}
+	res.Usage = attempt.Usage
+	res.Attempts = []conversation.Attempt{attempt}
+	return &t
+}
+
+// usage returns what the provider said the attempt used, and our own count if it did not say. It is nil if the provider
+// refused the call or never got it, as far as we know: then nothing was used.
+func (r *run) usage(end *ended) *conversation.Usage {
+	switch {
+	case end.outcome.Usage != nil:
+		return end.outcome.Usage
+	case end.opened, isAny(end.err, errCancelled, errDeadline, errStopping, errStalled): // it may be at work
+	default:
+		return nil
+	}
+	u := &conversation.Usage{InputTokens: r.inputTokens, Estimated: true}
+	size := newSizer(r.e.o.Tokens, r.turn.Result.Model)
+	for _, p := range end.output.parts {
+		u.OutputTokens += int64(size.text(p.name) + size.text(p.text.String()))
+	}
+	return u
+}
+
+var errStalled = &conversation.Error{Reason: conversation.UpstreamStalled}
+
+func isAny(err error, targets ...error) bool {
+	return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
+}
+
+// timing divides the time from the request's arrival until now. What is left after the other four is ours.
+func (r *run) timing(end *ended) conversation.Timing {
+	t := conversation.Timing{Context: r.contextTime}
+	if end.first.IsZero() {
+		t.TimeToFirstEvent = end.last.Sub(end.began)
+	} else {
+		t.TimeToFirstEvent = end.first.Sub(end.began)
+		t.Generation = end.last.Sub(end.first)
+	}
+	t.Overhead = max(0, time.Since(r.arrived)-t.Context-t.TimeToFirstEvent-t.Generation)
+	return t
+}
+
+// write makes the end durable and returns the turn as it was written. While the store is down it tries again; after
+// StorePatience it gives up the answer, not the end. It stops trying only when the server stops.
+func (r *run) write(ctx context.Context, record *conversation.End) (*conversation.Turn, error) {
+	began, lost := time.Now(), false
+	stop, giveUp := r.e.stop.Done(), (<-chan time.Time)(nil)
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := r.e.o.Store.EndTurn(ctx, record)
+		if err == nil || !errors.Is(err, conversation.ErrStoreUnavailable) {
+			return record.Turn, err
+		}
+		if !lost && time.Since(began) > r.e.o.StorePatience {
+			lost = true
+			t := *record.Turn
+			t.Output = nil
+			if t.State.Answered() {
+				t.State, t.Result.FinishReason = conversation.Failed, conversation.FinishNone
+				t.Result.Error = conversation.Errorf(conversation.StoreUnavailable,
+					"the database could not be written for too long after the answer had come; the answer is lost")
+			}
+			record = &conversation.End{Turn: &t}
+		}
+		select {
+		case <-time.After(wait):
+		case <-stop:
+			stop, giveUp = nil, time.After(endPatience)
+		case <-giveUp:
+			return nil, err
+		}
+	}
+}
+
+// report writes the turn's line in the log.
+func (r *run) report(ctx context.Context, t *conversation.Turn) {
+	attrs := []slog.Attr{
+		slog.Any("turn", uuid.UUID(t.ID)), slog.String("team", t.Team), slog.String("client", t.Client),
+		slog.String("state", t.State.String()), slog.String("model", t.Result.Model),
+		milliseconds("time_to_first_event_ms", t.Result.Timing.TimeToFirstEvent),
+		milliseconds("generation_ms", t.Result.Timing.Generation), milliseconds("overhead_ms", t.Result.Timing.Overhead),
+	}
+	if !t.Conversation.IsZero() {
+		attrs = append(attrs, slog.Any("conversation", uuid.UUID(t.Conversation)))
+	}
+	if u := t.Result.Usage; u != nil {
+		attrs = append(attrs, slog.Int64("input_tokens", u.InputTokens), slog.Int64("output_tokens", u.OutputTokens))
+	}
+	if id := t.Result.Attempts[0].UpstreamRequestID; id != "" {
+		attrs = append(attrs, slog.String("upstream_request_id", id))
+	}
+	level := slog.LevelInfo
+	if err := t.Result.Error; err != nil {
+		level = slog.LevelWarn
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	r.e.o.Logger.LogAttrs(ctx, level, "turn ended", attrs...)
+}
+
+func milliseconds(key string, d time.Duration) slog.Attr {
+	return slog.Float64(key, float64(d)/float64(time.Millisecond))
+}
+
+// failure returns what callers see of an error that ended a turn.
+func failure(err error) *conversation.Error {
+	var known *conversation.Error
+	switch {
+	case errors.Is(err, errDeadline):
+		return conversation.Errorf(conversation.TurnDeadline, "the turn did not end before its deadline")
+	case errors.Is(err, errStopping):
+		return conversation.Errorf(conversation.Draining, "the server stopped before the turn ended; ask again")
+	case errors.As(err, &known):
+		e := *known
+		return &e
+	default:
+		return &conversation.Error{Reason: conversation.Internal, Message: "a fault in chatsvc ended the turn", Cause: err}
+	}
+}
+
+func reasonOf(err error) conversation.Reason {
+	if errors.Is(err, errCancelled) {
+		return conversation.TurnCancelled
+	}
+	return failure(err).Reason
+}

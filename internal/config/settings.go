@@ -79,7 +79,7 @@ func fields() []field {
 		{Setting{Name: "upstream.base_url", Env: "CHATSVC_OPENAI_BASE_URL", Meaning: "The upstream's base URL; `OPENAI_BASE_URL` is not read"}, func(c *Config) any { return &c.Upstream.BaseURL }},
 		{Setting{Name: "upstream.api_key_file", Env: "OPENAI_API_KEY_FILE", Meaning: "A file with the upstream key; it is read again when it changes, and wins over the key itself"}, func(c *Config) any { return &c.Upstream.APIKeyFile }},
 		{Setting{Name: "upstream.api_key", Env: "OPENAI_API_KEY", Meaning: "The upstream key"}, func(c *Config) any { return &c.Upstream.APIKey }},
-		{Setting{Name: "upstream.first_event_timeout", Meaning: "How long the upstream may take to begin an answer"}, func(c *Config) any { return &c.Upstream.FirstEventTimeout }},
+		{Setting{Name: "upstream.first_event_timeout", Meaning: "How long the upstream may take to begin an answer; ten times that for a model that reasons"}, func(c *Config) any { return &c.Upstream.FirstEventTimeout }},
 		{Setting{Name: "upstream.idle_timeout", Meaning: "How long the upstream may pause within an answer"}, func(c *Config) any { return &c.Upstream.IdleTimeout }},
 		{Setting{Name: "upstream.connect_timeout", Meaning: "How long a connection to the upstream may take"}, func(c *Config) any { return &c.Upstream.ConnectTimeout }},
 		{Setting{Name: "allow_plaintext", Meaning: "Allow other addresses than loopback without TLS, as behind a mesh"}, func(c *Config) any { return &c.AllowPlaintext }},

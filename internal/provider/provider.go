@@ -21,6 +21,8 @@ type Provider interface {
 // Request is one call.
 type Request struct {
 	Model string
+	// Reasoning says that the model thinks before it answers, so that its first content may take long.
+	Reasoning bool
 	// Instructions come before the messages; empty means none.
 	Instructions string
 	Messages     []conversation.Message

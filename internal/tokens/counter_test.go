@@ -64,7 +64,7 @@ func TestOverheadsMatchTheAPI(t *testing.T) {
 		for _, m := range messages {
 			got += tokens.PerMessage + counter.Count(enc, m.text)
 			if m.name != "" {
-				got += tokens.PerName + counter.Count(enc, m.name)
+				got += 1 + counter.Count(enc, m.name)
 			}
 		}
 		if got != want {

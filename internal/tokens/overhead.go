@@ -1,15 +1,16 @@
 package tokens
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
-// What the chat format adds around the text, in tokens. The first three are OpenAI's own figures (OpenAI Cookbook, "How to count
+// What the chat format adds around the text, in tokens. The first two are OpenAI's own figures (OpenAI Cookbook, "How to count
 // tokens with tiktoken"), exact for GPT-3.5 Turbo, GPT-4 and GPT-4o. The others are not published; they are chosen to
 // lie above what is billed.
 const (
 	// PerMessage is added once per message: three tokens of framing, and the role.
 	PerMessage = 4
-	// PerName is added, besides the tokens of the name itself, to a message that names its author.
-	PerName = 1
 	// ReplyPrimer is added once per request: the framing that the answer begins with.
 	ReplyPrimer = 3
 	// PerToolCall is added, besides the function's name and its arguments, to each call in an assistant message.
@@ -46,7 +47,7 @@ func Image(model, detail string) int {
 			return tiledMiniLow
 		}
 		return tiledMiniHigh
-	case strings.HasPrefix(family, "gpt-6"), strings.HasPrefix(family, "gpt-5.") && family >= "gpt-5.4":
+	case strings.HasPrefix(family, "gpt-6"), minor(family) >= 4:
 		return patchedLarge
 	case strings.Contains(family, "-mini"), strings.Contains(family, "-nano"):
 		return patched
@@ -55,4 +56,18 @@ func Image(model, detail string) int {
 	default:
 		return tiledHigh
 	}
+}
+
+// minor returns the number behind "gpt-5." in a name, or -1.
+func minor(family string) int {
+	rest, ok := strings.CutPrefix(family, "gpt-5.")
+	if !ok {
+		return -1
+	}
+	digits, _, _ := strings.Cut(rest, "-")
+	n, err := strconv.Atoi(digits)
+	if err != nil {
+		return -1
+	}
+	return n
 }

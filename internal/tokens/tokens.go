@@ -27,16 +27,6 @@ func (e Encoding) String() string {
 	return names[e]
 }
 
-// ParseEncoding is the inverse of [Encoding.String]; ok is false for a name it does not know.
-func ParseEncoding(name string) (enc Encoding, ok bool) {
-	for i, n := range names {
-		if n == name {
-			return Encoding(i), true
-		}
-	}
-	return O200kBase, false
-}
-
 // ForModel returns the encoding of a model by the family its name begins with; dated snapshots and fine-tuned models
 // ("ft:gpt-4o-mini:org::id") follow their family. It answers [O200kBase] for names it does not know.
 func ForModel(name string) Encoding {

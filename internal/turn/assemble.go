@@ -45,6 +45,7 @@ func (e *Engine) assemble(ctx context.Context, r *Request) (*assembled, error) {
 	}
 
 	model, known := e.o.Catalog.Lookup(a.request.Model)
+	a.request.Reasoning = model.Reasoning
 	size, anyModel := newSizer(e.o.Tokens, a.request.Model), newSizer(e.o.Tokens, "")
 	fixed := size.frame(a.request)
 	for i := range r.Input {

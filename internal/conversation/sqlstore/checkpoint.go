@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -41,7 +42,8 @@ func (c *checkpointer) run(stop <-chan struct{}, exclusively func(func())) {
 		case <-c.wake:
 		}
 		// The bulk is copied while commits go on; the rest, and the log's start from its beginning, take a moment without.
-		err := c.checkpoint(ctx, "PASSIVE")
+		// The second time, only what was committed during the first is left.
+		err := errors.Join(c.checkpoint(ctx, "PASSIVE"), c.checkpoint(ctx, "PASSIVE"))
 		if err == nil {
 			exclusively(func() {
 				mode := "RESTART"

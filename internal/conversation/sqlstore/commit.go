@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 // order of their arrival, each seeing what the earlier ones do, and writes row sets, table by table.
 type committer struct {
 	dialect  dialect
+	log      *slog.Logger
 	pool     *sql.DB
 	maxGroup int
 	group    *group
@@ -30,7 +32,7 @@ type committer struct {
 	// writing is held during a transaction, so that a checkpoint need not wait by polling.
 	writing sync.Mutex
 
-	groups, items atomic.Int64 // committed, for tests and benchmarks
+	groups, items, halved atomic.Int64 // groups and items committed, and groups refused; for tests and benchmarks
 }
 
 // An op is a write, made ready by its caller's goroutine. One that is undone because another item of its group was
@@ -67,6 +69,7 @@ const (
 func newCommitter(d dialect, pool *sql.DB, owner conversation.ID, o Options) *committer {
 	return &committer{
 		dialect:  d,
+		log:      o.Logger,
 		pool:     pool,
 		maxGroup: o.maxGroup,
 		group:    newGroup(owner),
@@ -225,7 +228,9 @@ func (c *committer) commit(group, deferred []*item) []*item {
 	case len(group) == 1:
 		group[0].done <- fmt.Errorf("%s: %w", group[0].doing, err)
 	default:
-		// The database refuses a row, and does not say whose.
+		// The database refuses a row, and does not say whose. One by one is slow: if this is logged often, it is a bug.
+		c.halved.Add(1)
+		c.log.Warn("a group of writes is refused, and tried again in halves", "items", len(group), "error", err)
 		half := len(group) / 2
 		deferred = c.commit(group[:half], deferred)
 		deferred = c.commit(group[half:], deferred)
@@ -251,7 +256,7 @@ func (c *committer) attempt(group []*item) (err error) {
 		return fmt.Errorf("begin: %w", err)
 	}
 	g := c.group
-	g.reset()
+	defer g.reset()
 	for _, it := range group {
 		it.op.want(&g.keys)
 	}

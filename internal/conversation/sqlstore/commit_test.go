@@ -205,6 +205,9 @@ func TestGroupSeesItself(t *testing.T) {
 	if got, err := db.GetConversation(t.Context(), "team", created.id); err != nil || got.ActiveTurn != inCreated.Turn.ID {
 		t.Errorf("the created conversation: %v, %v", got, err)
 	}
+	if n := db.committer.halved.Load(); n != 0 {
+		t.Errorf("%d groups were refused by the database: their statements are in the wrong order", n)
+	}
 }
 
 func want(t *testing.T, got []error, want ...error) {

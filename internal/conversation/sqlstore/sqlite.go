@@ -41,6 +41,18 @@ func openSQLite(ctx context.Context, path string, o Options) (_ *DB, err error) 
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil { //nolint:gosec // the operator names the file
 		return nil, err
 	}
+	// SQLite gives its other files the mode of this one.
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, err
+	}
+	if err := file.Close(); err != nil {
+		return nil, err
+	}
+	// The lock is of the file and not of one of its names.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return nil, err
+	}
 	lock := flock.New(path+".lock", flock.SetPermissions(0o600))
 	if locked, err := lock.TryLock(); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", lock.Path(), err)
@@ -60,16 +72,7 @@ func openSQLite(ctx context.Context, path string, o Options) (_ *DB, err error) 
 			_ = release() // what went wrong first says more
 		}
 	}()
-	// SQLite gives its other files the mode of this one.
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the operator names the file
-	if err != nil {
-		return nil, err
-	}
-	if err := file.Close(); err != nil {
-		return nil, err
-	}
-
-	// The writer's pool is closed last: that empties the write-ahead log into the database.
+	// The last connection to be closed empties the write-ahead log into the database.
 	pools := make([]*sql.DB, 3)
 	for i, pool := range []struct {
 		params url.Values
@@ -211,5 +214,10 @@ func (*sqliteDialect) shrink(ctx context.Context, c *sql.Conn) (more bool, err e
 	if _, err := c.ExecContext(ctx, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", min(free-freePages, shrinkPages))); err != nil {
 		return false, fmt.Errorf("give free pages back: %w", err)
 	}
-	return true, nil
+	// A file that was made elsewhere may not be able to: there it would be asked for ever.
+	before := free
+	if err := c.QueryRowContext(ctx, "PRAGMA freelist_count").Scan(&free); err != nil {
+		return false, fmt.Errorf("count free pages: %w", err)
+	}
+	return free < before && free > freePages, nil
 }

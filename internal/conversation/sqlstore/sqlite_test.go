@@ -181,13 +181,17 @@ func TestCheckpoints(t *testing.T) {
 	t.Parallel()
 	db := openNew(t)
 	large := strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB
-	for range 20 {
+	for range 40 {
 		turn(t, db, conversation.ID{}, conversation.ID{}, large) // twice
 	}
 	eventually(t, "most has reached the database file", func() bool {
 		info, err := os.Stat(pathOf(db))
-		return err == nil && info.Size() > 20<<20
+		return err == nil && info.Size() > 40<<20
 	})
+	// 80 MiB were written; a log that never began anew would hold all of them.
+	if info, err := os.Stat(pathOf(db) + "-wal"); err != nil || info.Size() > 72<<20 {
+		t.Errorf("the write-ahead log: %v, %v", info.Size(), err)
+	}
 }
 
 func TestPurge(t *testing.T) {
@@ -337,5 +341,18 @@ func check(t *testing.T, db *DB) {
 	}
 	if err := rows.Err(); err != nil || !slices.Equal(found, []string{"ok"}) {
 		t.Fatal(fmt.Sprint("integrity check: ", found, err))
+	}
+}
+
+func TestLockIsOfTheFile(t *testing.T) {
+	t.Parallel()
+	db := openNew(t)
+	link := filepath.Join(t.TempDir(), "link.db")
+	if err := os.Symlink(pathOf(db), link); err != nil {
+		t.Skipf("skipped: %v", err)
+	}
+	if second, err := OpenSQLite(t.Context(), link, Options{}); err == nil {
+		_ = second.Close()
+		t.Error("a second store has the file under another name")
 	}
 }

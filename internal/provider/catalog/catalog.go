@@ -36,8 +36,6 @@ type Model struct {
 	// DefaultOutputTokens is what to keep free for the answer when a request names no limit: our choice, a compromise
 	// between a long answer and a long memory, and generous for models that reason.
 	DefaultOutputTokens int `json:"default_output_tokens"`
-	// Encoding names the vocabulary to count with, such as "o200k_base".
-	Encoding string `json:"encoding"`
 	// Reasoning says that the model thinks before it answers, in tokens that are billed as output and not shown, and that
 	// it may refuse sampling parameters such as temperature.
 	Reasoning bool `json:"reasoning"`
@@ -119,8 +117,6 @@ func (m Model) check() error {
 		return fmt.Errorf("max_output_tokens = %d, want 1 to context_tokens", m.MaxOutputTokens)
 	case m.DefaultOutputTokens <= 0 || m.DefaultOutputTokens > m.MaxOutputTokens || m.DefaultOutputTokens > m.ContextTokens/2:
 		return fmt.Errorf("default_output_tokens = %d, want 1 to max_output_tokens, and half of the context left for the input", m.DefaultOutputTokens)
-	case m.Encoding == "":
-		return fmt.Errorf("encoding is missing")
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/chatsvc/chatsvc/internal/tokens"
 )
 
 func mustEmbedded(t *testing.T) *Catalog {
@@ -30,10 +29,6 @@ func TestEmbedded(t *testing.T) {
 		t.Error("Models() is not sorted")
 	}
 	for _, m := range append(models, c.patterns...) {
-		// Two packages say which vocabulary a model has; they must say the same.
-		if enc, ok := tokens.ParseEncoding(m.Encoding); !ok || enc != tokens.ForModel(m.Name) {
-			t.Errorf("%q: encoding %q, and by its name %v", m.Name, m.Encoding, tokens.ForModel(m.Name))
-		}
 		if room := m.InputTokens(m.DefaultOutputTokens); room < m.ContextTokens/2 {
 			t.Errorf("%q: %d tokens of %d left for the input", m.Name, room, m.ContextTokens)
 		}
@@ -108,7 +103,7 @@ func TestInputTokens(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	const good = `{"name":"*","context_tokens":100,"max_output_tokens":50,"default_output_tokens":10,"encoding":"o200k_base"}`
+	const good = `{"name":"*","context_tokens":100,"max_output_tokens":50,"default_output_tokens":10}`
 	table := func(models ...string) string {
 		return `{"revision":"2026-01-02","models":[` + strings.Join(models, ",") + `]}`
 	}
@@ -118,16 +113,15 @@ func TestParseRefuses(t *testing.T) {
 	named := strings.Replace(good, "*", "a", 1)
 	for want, data := range map[string]string{
 		"EOF":                   "",
-		"unknown field":         table(strings.Replace(good, "encoding", "vocabulary", 1)),
+		"unknown field":         table(strings.Replace(good, "name", "title", 1)),
 		"revision":              strings.Replace(table(good), "2026-01-02", "soon", 1),
 		"listed twice":          table(good, named, named),
 		"the default":           table(named),
 		"name is missing":       table(good, strings.Replace(good, "*", "", 1)),
 		"context_tokens":        table(strings.Replace(good, "100", "0", 1)),
-		"max_input_tokens":      table(strings.Replace(good, `"encoding"`, `"max_input_tokens":101,"encoding"`, 1)),
+		"max_input_tokens":      table(strings.Replace(good, `"context_tokens"`, `"max_input_tokens":101,"context_tokens"`, 1)),
 		"max_output_tokens":     table(strings.Replace(good, ":50", ":101", 1)),
-		"default_output_tokens": table(strings.Replace(good, ":10,", ":51,", 1)),
-		"encoding is missing":   table(strings.Replace(good, "o200k_base", "", 1)),
+		"default_output_tokens": table(strings.Replace(good, ":10}", ":51}", 1)),
 	} {
 		if _, err := parse([]byte(data)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("parse(%s) = %v, want an error with %q", data, err, want)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
@@ -28,8 +29,9 @@ type answer struct {
 	common envelope
 
 	parts                    int
-	textPart, refusal, think int         // parts, plus 1
-	tools                    map[int]int // parts by the index of the tool call
+	textPart, refusal, think int             // parts, plus 1
+	tools                    map[int]tool    // by the index of the tool call
+	calls                    map[string]bool // ids
 	lastTool                 int
 }
 
@@ -211,19 +213,29 @@ func (a *answer) addChoice(c *choice) error {
 	return a.addFinish(c.FinishReason)
 }
 
-// addToolCall takes in a piece of a tool call. Some servers send no index: there an id begins the next call.
+// tool is a tool call that has begun.
+type tool struct {
+	part int
+	id   string
+}
+
+// maxCallID is what the API takes as the id of the call that a result answers.
+const maxCallID = 256
+
+// addToolCall takes in a piece of a tool call. Some servers send no index, and some the same for all: there another id
+// begins the next call.
 func (a *answer) addToolCall(t *toolCall) error {
 	index := a.lastTool
 	switch {
 	case t.Index != nil:
 		index = *t.Index
 	case t.ID != "":
-		index = len(a.tools)
+		index = len(a.calls)
 	}
 	a.lastTool = index
-	if part, known := a.tools[index]; known {
+	if known, ok := a.tools[index]; ok && (t.ID == "" || t.ID == known.id) {
 		if t.Function.Arguments != "" {
-			a.extend(conversation.EventToolCallDelta, part)
+			a.extend(conversation.EventToolCallDelta, known.part)
 			a.text = append(a.text, t.Function.Arguments...)
 		}
 		return nil
@@ -231,12 +243,14 @@ func (a *answer) addToolCall(t *toolCall) error {
 	switch {
 	case t.ID == "" || t.Function.Name == "":
 		return fmt.Errorf("tool call %d begins without id or name", index)
+	case len(t.ID) > maxCallID, strings.ContainsRune(t.ID, 0), a.calls[t.ID]:
+		return fmt.Errorf("tool call %d has an id that no result could answer", index)
 	case a.parts >= maxParts:
 		return fmt.Errorf("the answer has more than %d parts", maxParts)
 	case a.tools == nil:
-		a.tools = make(map[int]int)
+		a.tools, a.calls = make(map[int]tool), make(map[string]bool)
 	}
-	a.tools[index] = a.parts
+	a.tools[index], a.calls[t.ID] = tool{a.parts, t.ID}, true
 	a.flush()
 	a.events = append(a.events, conversation.Event{
 		Kind: conversation.EventToolCallDelta, PartIndex: a.parts,
@@ -253,7 +267,7 @@ func (a *answer) addFinish(reason string) error {
 	case "":
 	case "stop":
 		switch {
-		case len(a.tools) > 0: // so it ends where tool_choice names a tool
+		case len(a.calls) > 0: // so it ends where tool_choice names a tool
 			a.finish = conversation.FinishToolCalls
 		case a.refusal != 0:
 			a.finish = conversation.FinishRefusal
@@ -263,6 +277,9 @@ func (a *answer) addFinish(reason string) error {
 	case "length":
 		a.finish = conversation.FinishLength
 	case "tool_calls", "function_call":
+		if len(a.calls) == 0 {
+			return errors.New("the answer is to have tool calls, and has none")
+		}
 		a.finish = conversation.FinishToolCalls
 	case "content_filter":
 		a.finish = conversation.FinishContentFilter

@@ -23,7 +23,7 @@ func benchBody(n int) []byte {
 	var b bytes.Buffer
 	b.WriteString(head + `[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}],"usage":null}` + "\n\n")
 	for i := range n {
-		fmt.Fprintf(&b, head+`[{"index":0,"delta":{"content":" tok%d"},"logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"aBcDeFgH"}`+"\n\n", i%100)
+		fmt.Fprintf(&b, head+`[{"index":0,"delta":{"content":" tok%d"},"logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"%s"}`+"\n\n", i%100, "aBcDeFgHiJkLmNoP"[i%7:8+i%9])
 	}
 	b.WriteString(head + `[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}` + "\n\n")
 	b.WriteString(head + `[],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}` + "\n\ndata: [DONE]\n\n")

@@ -28,6 +28,12 @@ func TestEnvelope(t *testing.T) {
 			t.Errorf("%s: %q, %v", content, text, ok)
 		}
 	}
+	for _, padding := range []string{"", "a", "aB3dE"} {
+		frame := strings.TrimSuffix(fmt.Sprintf(plainFrame, `"b"`), "}") + `,"obfuscation":"` + padding + `"}`
+		if text, ok := e.open([]byte(frame)); !ok || string(text) != "b" {
+			t.Errorf("padded with %q: %q, %v", padding, text, ok)
+		}
+	}
 	for name, frame := range map[string]string{
 		"other envelope": strings.Replace(fmt.Sprintf(plainFrame, `"b"`), `"index":0`, `"index":1`, 1),
 		"finish":         strings.Replace(fmt.Sprintf(plainFrame, `"b"`), `"finish_reason":null`, `"finish_reason":"stop"`, 1),
@@ -38,6 +44,8 @@ func TestEnvelope(t *testing.T) {
 		"bad escape":     fmt.Sprintf(plainFrame, `"\x"`),
 		"escaped quote":  strings.Replace(fmt.Sprintf(plainFrame, `"b"`), `b"`, `b\"`, 1),
 		"truncated":      fmt.Sprintf(plainFrame, `"b"`)[:40],
+		"odd padding":    strings.TrimSuffix(fmt.Sprintf(plainFrame, `"b"`), "}") + `,"obfuscation":"a","error":"b"}`,
+		"nested padding": strings.TrimSuffix(fmt.Sprintf(plainFrame, `"b"`), "}") + `,"x":{,"obfuscation":"a"}`,
 	} {
 		if text, ok := e.open([]byte(frame)); ok {
 			t.Errorf("%s: opened to %q", name, text)
@@ -50,6 +58,8 @@ func FuzzEnvelope(f *testing.F) {
 	for _, second := range []string{`"b"`, `"\n\""`, `null`, `"b","content":"c"`, `"b","refusal":"x"`, "\"\xff\"", `"b\"`} {
 		f.Add(fmt.Sprintf(plainFrame, `"a"`), fmt.Sprintf(plainFrame, second))
 	}
+	f.Add(`{"choices":[{"delta":{"content":"a"}}],"obfuscation":"x"}`, `{"choices":[{"delta":{"content":"b"}}],"obfuscation":"yy"}`)
+	f.Add(`{"choices":[{"delta":{"content":"a"}}]}`, `{"choices":[{"delta":{"content":"b,\"obfuscation\":\""}}]}`)
 	f.Add(`{"choices":[{"delta":{"content":"a","content":"b"}}]}`, `{"choices":[{"delta":{"content":"c","content":"b"}}]}`)
 	f.Add(`{"x":{"content":"a"},"choices":[{"delta":{"Content":"a"}}]}`, `{"x":{"content":"b"},"choices":[{"delta":{"Content":"a"}}]}`)
 	f.Fuzz(func(t *testing.T, first, second string) {

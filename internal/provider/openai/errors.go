@@ -103,6 +103,8 @@ func classify(status int, w wireError) conversation.Reason {
 			return conversation.ContextTooLong
 		case "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance":
 			return conversation.UpstreamAccountExhausted
+		case "model_not_found": // also with 403, for a model that the account may not use
+			return conversation.UpstreamRejected
 		case "invalid_api_key", "account_deactivated", "authentication_error", "permission_error":
 			return conversation.UpstreamCredentialRejected
 		}

@@ -26,6 +26,7 @@ func TestRefusal(t *testing.T) {
 		"401":                     {401, `{"error":{"message":"m","code":"invalid_api_key"}}`, conversation.UpstreamCredentialRejected, ""},
 		"401, empty":              {401, ``, conversation.UpstreamCredentialRejected, ""},
 		"402":                     {402, `{}`, conversation.UpstreamAccountExhausted, ""},
+		"403 for a model":         {403, `{"error":{"message":"Project has no access","type":"invalid_request_error","code":"model_not_found"}}`, conversation.UpstreamRejected, "model_not_found"},
 		"403":                     {403, `{"error":"no"}`, conversation.UpstreamCredentialRejected, ""},
 		"404":                     {404, `{"error":{"code":"model_not_found"}}`, conversation.UpstreamRejected, "code model_not_found"},
 		"408":                     {408, ``, conversation.UpstreamUnavailable, ""},

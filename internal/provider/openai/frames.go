@@ -55,6 +55,7 @@ type frames struct {
 
 	err   error // what comes after out
 	done  bool  // [DONE] was seen
+	begun bool  // the first line was read
 	atEOF bool  // the body is read to its end
 }
 
@@ -147,6 +148,10 @@ func (f *frames) fill() error {
 
 // parse takes in one line.
 func (f *frames) parse(line []byte) error {
+	if !f.begun {
+		f.begun = true
+		line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf")) // a byte order mark is no part of the stream
+	}
 	if len(line) == 0 {
 		return f.dispatch()
 	}

@@ -3,6 +3,7 @@ package openai
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -87,6 +88,7 @@ func TestFrames(t *testing.T) {
 		"comment too large":  {body: ":" + strings.Repeat("x", 60_000), err: errLineTooLarge},
 		"event too large":    {body: strings.Repeat("data: x\n", 40_000), err: errLineTooLarge},
 		"stream too large":   {body: strings.Repeat(": keep-alive\n\n", 40_000), err: errStreamTooLarge},
+		"byte order mark":    {body: "\xef\xbb\xbfdata: a\n\ndata: b\n\n", want: []string{"a", "b"}},
 		"nothing":            {},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -247,7 +249,16 @@ func TestFinish(t *testing.T) {
 		chunks string
 		want   conversation.FinishReason
 	}{
-		"function_call":   {`{"choices":[{"finish_reason":"function_call"}]}`, conversation.FinishToolCalls},
+		"function_call": {`{"choices":[{"finish_reason":"function_call"}]}`, conversation.FinishNone}, // a wire that is not read
+		"calls without": {`{"choices":[{"finish_reason":"tool_calls"}]}`, conversation.FinishNone},
+		"a long id": {
+			`{"choices":[{"delta":{"tool_calls":[{"id":"` + strings.Repeat("a", maxCallID+1) + `","function":{"name":"f"}}]},"finish_reason":"stop"}]}`,
+			conversation.FinishNone,
+		},
+		"an id twice": {
+			`{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f"}},{"index":1,"id":"a","function":{"name":"f"}}]},"finish_reason":"stop"}]}`,
+			conversation.FinishNone,
+		},
 		"another choice":  {`{"choices":[{"index":1,"delta":{"content":"no"},"finish_reason":"stop"}]}`, conversation.FinishNone},
 		"unknown":         {`{"choices":[{"finish_reason":"error"}]}`, conversation.FinishNone},
 		"refused content": {`{"choices":[{"delta":{"refusal":"no"},"finish_reason":"stop"}]}`, conversation.FinishRefusal},
@@ -256,8 +267,8 @@ func TestFinish(t *testing.T) {
 			conversation.FinishToolCalls,
 		},
 		"tool without a name": {`{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a"}]},"finish_reason":"stop"}]}`, conversation.FinishNone},
-		"too many parts": {`{"choices":[{"delta":{"tool_calls":[` + strings.Repeat(`{"id":"a","function":{"name":"f"}},`, maxParts) +
-			`{"id":"a","function":{"name":"f"}}]},"finish_reason":"stop"}]}`, conversation.FinishNone},
+		"too many parts": {`{"choices":[{"delta":{"tool_calls":[` + manyCalls(maxParts) +
+			`{"id":"last","function":{"name":"f"}}]},"finish_reason":"stop"}]}`, conversation.FinishNone},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := streamOf(t, &pieces{rest: "data: " + c.chunks + "\n\ndata: [DONE]\n\n"})
@@ -270,6 +281,15 @@ func TestFinish(t *testing.T) {
 	}
 }
 
+// manyCalls are n tool calls and a comma.
+func manyCalls(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `{"id":"%d","function":{"name":"f"}},`, i)
+	}
+	return b.String()
+}
+
 // Text, reasoning and tool calls that alternate keep their parts; nothing of one chunk is left in the next.
 func TestParts(t *testing.T) {
 	s := streamOf(t, &pieces{rest: strings.Join([]string{
@@ -280,6 +300,7 @@ func TestParts(t *testing.T) {
 		`data: {"choices":[{"delta":{"content":"b"}}]}`,
 		`data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"}"}}]}}]}`,
 		`data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":" "}},{"index":9,"id":"y","function":{"name":"g"}}]}}]}`,
+		`data: {"choices":[{"delta":{"tool_calls":[{"index":9,"id":"z","function":{"name":"h","arguments":"1"}}]}}]}`, // its server counts badly
 		`data: {"model":"late","choices":[{"finish_reason":"tool_calls"}]}`, "",
 	}, "\n\n")})
 	defer s.Close()
@@ -291,6 +312,7 @@ func TestParts(t *testing.T) {
 		{Kind: conversation.EventTextDelta, PartIndex: 1, Text: "b"},
 		{Kind: conversation.EventToolCallDelta, PartIndex: 2, Text: "} "},
 		{Kind: conversation.EventToolCallDelta, PartIndex: 3, ToolCallID: "y", ToolName: "g"},
+		{Kind: conversation.EventToolCallDelta, PartIndex: 4, ToolCallID: "z", ToolName: "h", Text: "1"},
 	}
 	if err != nil || !slices.Equal(events, want) {
 		t.Errorf("%+v, %v", events, err)

@@ -36,7 +36,8 @@ type Options struct {
 	Key func() string
 	// ConnectTimeout bounds each of the TCP and the TLS handshake. Default: 5 s.
 	ConnectTimeout time.Duration
-	// FirstEventTimeout is how long the first content may take, counted from the start of Generate. Default: 60 s.
+	// FirstEventTimeout is how long the first content may take, counted from the start of Generate. Default: 60 s. A model
+	// that reasons gets ten times that: it sends nothing while it thinks.
 	FirstEventTimeout time.Duration
 	// IdleTimeout is how long Next waits for more content after that. Comments and empty deltas are no content.
 	// Default: 30 s.
@@ -147,6 +148,9 @@ var (
 	errClosed  = fmt.Errorf("the stream was closed: %w", context.Canceled)
 )
 
+// reasoningPatience is how many times FirstEventTimeout a model that reasons may take.
+const reasoningPatience = 10
+
 // Generate implements provider.Provider.
 func (c *Client) Generate(ctx context.Context, r *provider.Request) (provider.Stream, error) {
 	payload, err := encode(r)
@@ -157,15 +161,19 @@ func (c *Client) Generate(ctx context.Context, r *provider.Request) (provider.St
 		}
 	}
 
+	options := c.options
+	if r.Reasoning {
+		options.FirstEventTimeout *= reasoningPatience
+	}
 	call := &call{payload: payload}
 	callCtx, cancel := context.WithCancelCause(context.WithValue(ctx, callKey{}, call))
-	timer := time.AfterFunc(c.options.FirstEventTimeout, func() { cancel(errStalled) })
+	timer := time.AfterFunc(options.FirstEventTimeout, func() { cancel(errStalled) })
 	wire, err := c.api.CreateChatCompletionStream(callCtx, goopenai.ChatCompletionRequest{
 		Model:         r.Model,
 		StreamOptions: &goopenai.StreamOptions{IncludeUsage: true},
 	})
 	if err == nil && call.frames != nil {
-		return newStream(ctx, callCtx, cancel, timer, c.options, call, wire), nil
+		return newStream(ctx, callCtx, cancel, timer, options, call, wire), nil
 	}
 
 	timer.Stop()
@@ -176,14 +184,15 @@ func (c *Client) Generate(ctx context.Context, r *provider.Request) (provider.St
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(context.Cause(callCtx), errStalled):
-		return nil, stalled(call, c.options.FirstEventTimeout)
-	case !call.sent:
-		// go-openai refuses the models that it believes to have no chat completions.
+		return nil, stalled(call, options.FirstEventTimeout)
+	case errors.Is(err, goopenai.ErrChatCompletionInvalidModel): // what go-openai believes to have no chat completions
 		return nil, &conversation.Error{
 			Reason:  conversation.UpstreamRejected,
 			Message: "the model cannot be used for chat; choose another model",
 			Cause:   err,
 		}
+	case !call.sent:
+		return nil, &conversation.Error{Reason: conversation.Internal, Message: "the call to OpenAI could not be made", Cause: call.masked(err)}
 	default:
 		return nil, &conversation.Error{
 			Reason:  conversation.UpstreamUnavailable,

@@ -128,13 +128,13 @@ func (s *stream) verdict(err error) error {
 		return io.EOF
 	case errors.Is(cause, errClosed):
 		return errClosed
-	case s.callerErr() != nil:
-		return s.callerErr()
 	case finished:
-		// The answer is whole; what broke is only what would have come after it.
+		// The answer is whole; what broke, or came too late, is only what would have come after it.
 		s.options.Logger.Warn("the stream broke after its finish reason",
 			"error", s.call.masked(err), "upstream_request_id", s.call.requestID(), "usage_known", s.answer.usage != nil)
 		return io.EOF
+	case s.callerErr() != nil:
+		return s.callerErr()
 	case errors.As(err, &known):
 		return known
 	case errors.Is(cause, errStalled):

@@ -14,8 +14,8 @@
 // called sim… belong to this package: sim (128,000 tokens of context), sim-small
 // (1,000) and sim-reasoning, a reasoning model.
 //
-// What it leaves out on purpose: n > 1, log probabilities, audio output, the
-// deprecated functions, and the random "obfuscation" padding of stream chunks. A named
+// What it leaves out on purpose: n > 1, log probabilities, audio output, and the
+// deprecated functions. The "obfuscation" of stream chunks is not random. A named
 // tool_choice ends with the finish reason tool_calls; finish=stop shows the other one.
 //
 // # Answers

@@ -127,6 +127,8 @@ type wireUsage struct {
 }
 
 type wireChunk struct {
+	Obfuscation string `json:"obfuscation"`
+
 	ID      string `json:"id"`
 	Object  string `json:"object"`
 	Created int64  `json:"created"`

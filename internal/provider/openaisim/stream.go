@@ -19,7 +19,8 @@ type frames struct {
 	buf   []byte
 
 	head string // of a chunk, up to its choices
-	tail string // of a chunk, after its choices
+	tail string // of a chunk, after its choices and before its last brace
+	pads int    // chunks so far, or less than 0 for none to be padded
 }
 
 // chunkEnd ends the choice of a chunk that is not the last.
@@ -32,8 +33,24 @@ func (f *frames) chunk(open, text, closing string) {
 	b = append(b, open...)
 	b = appendJSON(b, text)
 	b = append(b, closing...)
-	b = append(b, chunkEnd...)
-	f.buf = append(b, f.tail...)
+	f.buf = f.end(append(b, chunkEnd...))
+}
+
+// padding is cut into the padding of chunks, of 1 to 16 characters.
+const padding = "q7Rk2ZpT0mXc9LbVw4HsYdE8"
+
+// end appends what a chunk has after its choices. Chunks are padded as OpenAI does it by default, so that their sizes do
+// not tell on the wire what they say.
+func (f *frames) end(b []byte) []byte {
+	b = append(b, f.tail...)
+	if f.pads >= 0 {
+		from := f.pads % 8
+		b = append(b, `,"obfuscation":"`...)
+		b = append(b, padding[from:from+1+f.pads*5%16]...)
+		b = append(b, '"')
+		f.pads++
+	}
+	return append(b, "}\n\n"...)
 }
 
 // raw appends text as it is.
@@ -62,13 +79,16 @@ func (f *frames) flush() bool {
 func (c *call) newFrames() *frames {
 	f := &frames{
 		w: c.w, rc: http.NewResponseController(c.w), ctx: c.r.Context(), split: c.script.split,
-		buf: make([]byte, 0, 1024), tail: "}\n\n",
+		buf: make([]byte, 0, 1024),
 	}
 	head := fmt.Appendf(nil, `data: {"id":"%s","object":"chat.completion.chunk","created":%d,"model":"`, newID("chatcmpl-", 29), c.started.Unix())
 	head = appendJSON(head, c.req.model.snapshot)
 	f.head = string(head) + `","service_tier":"default","system_fingerprint":"` + fingerprintOf(c.req.model.snapshot) + `","choices":`
 	if c.includeUsage() {
-		f.tail = `,"usage":null}` + "\n\n"
+		f.tail = `,"usage":null`
+	}
+	if o := c.req.StreamOptions; o != nil && o.IncludeObfuscation != nil && !*o.IncludeObfuscation {
+		f.pads = -1
 	}
 	return f
 }
@@ -171,8 +191,7 @@ func (c *call) appendDelta(f *frames, d delta) {
 		}
 		b = appendJSON(b, d.text)
 		b = append(b, `"}}]`...)
-		b = append(b, chunkEnd...)
-		f.buf = append(b, f.tail...)
+		f.buf = f.end(append(b, chunkEnd...))
 	}
 }
 
@@ -217,14 +236,16 @@ func (c *call) sendHuge(f *frames) bool {
 		}
 		f.buf = f.buf[:0]
 	}
-	f.raw(`"` + chunkEnd + f.tail)
+	f.raw(`"` + chunkEnd)
+	f.buf = f.end(f.buf)
 	return f.flush()
 }
 
 // sendEnd sends the finish reason, the usage and the end marker.
 func (c *call) sendEnd(f *frames) {
 	if !c.fault("no-finish") {
-		f.raw(f.head + `[{"index":0,"delta":{},"logprobs":null,"finish_reason":"` + c.reply.finish + `"}]` + f.tail)
+		f.raw(f.head + `[{"index":0,"delta":{},"logprobs":null,"finish_reason":"` + c.reply.finish + `"}]`)
+		f.buf = f.end(f.buf)
 	}
 	if c.includeUsage() && !c.fault("no-usage") {
 		f.raw(f.head + `[],"usage":`)

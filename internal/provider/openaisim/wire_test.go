@@ -161,10 +161,18 @@ func checkUsage(t *testing.T, u *wireUsage, reasoning int) {
 // TestFirstFrames pins the exact bytes of a stream, ids and time aside.
 func TestFirstFrames(t *testing.T) {
 	u := startUpstream(t, Options{})
-	resp := u.post(t, `{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"[[sim answer='Hi \"x\"']]"}]}`)
-	raw, err := io.ReadAll(resp.Body)
+	const body = `{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"[[sim answer='Hi \"x\"']]"}]`
+	raw, err := io.ReadAll(u.post(t, body+`,"stream_options":{"include_obfuscation":false}}`).Body)
 	if err != nil {
 		t.Fatal(err)
+	}
+	padded, err := io.ReadAll(u.post(t, body+`}`).Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	paddings := regexp.MustCompile(`,"obfuscation":"[A-Za-z0-9]{1,16}"}`)
+	if n := len(paddings.FindAll(padded, -1)); n != 6 || len(paddings.ReplaceAll(padded, []byte("}"))) != len(raw) {
+		t.Errorf("%d chunks are padded, want all 6 and nothing else to differ:\n%s", n, padded)
 	}
 	got := regexp.MustCompile(`"id":"chatcmpl-[A-Za-z0-9]{29}"`).ReplaceAllString(string(raw), `"id":"ID"`)
 	got = regexp.MustCompile(`"created":\d{10}`).ReplaceAllString(got, `"created":0`)

@@ -57,7 +57,7 @@ func (e *Engine) tryAdmit(ctx context.Context, r *Request) (*run, error) {
 		t.Input[i].ID = newID()
 	}
 	run := &run{
-		e: e, turn: t, request: a.request, done: make(chan struct{}), creators: 1,
+		e: e, turn: t, request: a.request, done: make(chan struct{}), waiting: make(chan struct{}), lost: make(chan struct{}), creators: 1,
 		arrived: r.Arrived, contextTime: now.Sub(began), inputTokens: a.promptTokens,
 	}
 	if run.arrived.IsZero() {
@@ -130,7 +130,7 @@ func (e *Engine) endDisowned() {
 		e.mu.Lock()
 		t := e.disowned[0]
 		e.mu.Unlock()
-		_, err := (&run{e: e}).write(context.Background(), &conversation.End{Turn: t})
+		_, err := (&run{e: e, waiting: make(chan struct{}), lost: make(chan struct{})}).write(context.Background(), &conversation.End{Turn: t})
 		if err != nil && !errors.Is(err, conversation.ErrNotFound) { // as a rule it was not recorded
 			e.o.Logger.Error("turn of unknown outcome is not ended", "turn", uuid.UUID(t.ID), "error", err) //nolint:sloglint // no call is left to belong to
 		}

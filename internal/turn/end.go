@@ -140,15 +140,17 @@ func (r *run) timing(end *ended) conversation.Timing {
 // write makes the end durable and returns the turn as it was written. While the store is down it tries again; after
 // StorePatience it gives up the answer, not the end. It stops trying only when the server stops.
 func (r *run) write(ctx context.Context, record *conversation.End) (*conversation.Turn, error) {
-	began, lost := time.Now(), false
-	stop, giveUp := r.e.stop.Done(), (<-chan time.Time)(nil)
+	began, stop, giveUp := time.Now(), r.e.stop.Done(), (<-chan time.Time)(nil)
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := r.e.o.Store.EndTurn(ctx, record)
 		if err == nil || !errors.Is(err, conversation.ErrStoreUnavailable) {
 			return record.Turn, err
 		}
-		if !lost && time.Since(began) > r.e.o.StorePatience {
-			lost = true
+		if !isClosed(r.waiting) {
+			close(r.waiting)
+		}
+		if !isClosed(r.lost) && time.Since(began) > r.e.o.StorePatience {
+			close(r.lost)
 			t := *record.Turn
 			t.Output = nil
 			if t.State.Answered() {
@@ -165,6 +167,15 @@ func (r *run) write(ctx context.Context, record *conversation.End) (*conversatio
 		case <-giveUp:
 			return nil, err
 		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -188,6 +199,9 @@ func (r *run) report(ctx context.Context, t *conversation.Turn) {
 	level := slog.LevelInfo
 	if err := t.Result.Error; err != nil {
 		level = slog.LevelWarn
+		if err.Reason == conversation.UpstreamCredentialRejected || err.Reason == conversation.UpstreamAccountExhausted {
+			level = slog.LevelError // for people to mend, and nobody is served until then
+		}
 		attrs = append(attrs, slog.Any("error", err))
 	}
 	r.e.o.Logger.LogAttrs(ctx, level, "turn ended", attrs...)

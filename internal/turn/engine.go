@@ -180,12 +180,19 @@ func (e *Engine) Watch(ctx context.Context, team string, id conversation.ID, aft
 }
 
 // Cancel stops a turn, waits until its end is durable, and returns it with output. A turn that has ended is returned as
-// it is.
+// it is. STORE_UNAVAILABLE: it is stopped, and its end has to wait for the store.
 func (e *Engine) Cancel(ctx context.Context, team string, id conversation.ID) (*conversation.Turn, error) {
 	if run := e.known(team, id); run != nil {
 		run.cancel(errCancelled)
 		select {
 		case <-run.done:
+		case <-run.waiting:
+			if !isClosed(run.done) {
+				return nil, &conversation.Error{
+					Reason: conversation.StoreUnavailable, Turn: id,
+					Message: "the turn is stopped, and ends as soon as the database can be written",
+				}
+			}
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -30,7 +31,7 @@ func (g generate) Generate(ctx context.Context, r *provider.Request) (provider.S
 	return g(ctx, r)
 }
 
-// answer is a stream of texts, then of end; with hang it then waits for its Close or the end of ctx.
+// answer is a stream of texts, then of end; without an end it then waits for the end of ctx.
 type answer struct {
 	ctx   context.Context
 	texts []string
@@ -236,9 +237,21 @@ func TestPatienceWithTheStoreEnds(t *testing.T) {
 		}
 	})
 	conv := newConversation(t, e)
-	turn := runTurn(t, e, say(conv, "hi"))
-	if turn.State != conversation.Failed || turn.Result.Error.Reason != conversation.StoreUnavailable || turn.Output != nil {
-		t.Errorf("turn %+v", turn)
+	reader, err := e.Start(t.Context(), say(conv, "hi"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	for err == nil { // the reader is let go, with a reason
+		_, err = reader.Next(t.Context())
+	}
+	if !errors.Is(err, conversation.ErrStoreUnavailable) && !errors.Is(err, io.EOF) {
+		t.Errorf("Next: %v", err)
+	}
+	e.running.Wait()
+	turn, err := e.o.Store.GetTurn(t.Context(), "red", reader.Turn(), true)
+	if err != nil || turn.State != conversation.Failed || turn.Result.Error.Reason != conversation.StoreUnavailable || turn.Output != nil {
+		t.Errorf("turn %+v, %v", turn, err)
 	}
 }
 
@@ -328,7 +341,7 @@ func TestPanicEndsOneTurn(t *testing.T) {
 func TestTheLargestAnswer(t *testing.T) {
 	t.Parallel()
 	endless := generate(func(ctx context.Context, _ *provider.Request) (provider.Stream, error) {
-		return &answer{ctx, slicesRepeat("0123456789", 1000), io.EOF}, nil
+		return &answer{ctx, slices.Repeat([]string{"0123456789"}, 1000), io.EOF}, nil
 	})
 	e, _ := newEngine(t, endless, func(o *Options, _ *faulty) { o.MaxOutputBytes = 95 })
 	turn := runTurn(t, e, say(conversation.ID{}, "hi"))
@@ -338,14 +351,6 @@ func TestTheLargestAnswer(t *testing.T) {
 	if u := turn.Result.Usage; u == nil || !u.Estimated || u.OutputTokens == 0 || u.InputTokens == 0 {
 		t.Errorf("usage %+v, want our own count", u)
 	}
-}
-
-func slicesRepeat(s string, n int) []string {
-	all := make([]string, n)
-	for i := range all {
-		all[i] = s
-	}
-	return all
 }
 
 func TestCancelAndDeadline(t *testing.T) {
@@ -433,5 +438,172 @@ func TestLogsOfEndedTurnsAreBounded(t *testing.T) {
 	}
 	if _, err := e.Watch(t.Context(), "red", newID(), 0); !errors.Is(err, conversation.ErrNotFound) {
 		t.Errorf("a random one: %v", err)
+	}
+}
+
+// An end that the store refuses for what is in it still ends the turn, without its answer.
+func TestEndThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	e, _ := newEngine(t, says("an answer"), func(_ *Options, f *faulty) {
+		f.end = func(e *conversation.End) error {
+			if len(e.Turn.Output) > 0 {
+				return errors.New("this row is not to the database's liking")
+			}
+			return nil
+		}
+	})
+	conv := newConversation(t, e)
+	turn := runTurn(t, e, say(conv, "hi"))
+	if turn.State != conversation.Failed || turn.Result.Error.Reason != conversation.Internal {
+		t.Errorf("turn %+v", turn)
+	}
+	c, err := e.o.Store.GetConversation(t.Context(), "red", conv)
+	if err != nil || !c.ActiveTurn.IsZero() {
+		t.Errorf("the conversation: %+v, %v", c, err)
+	}
+}
+
+// What is cancelled stays cancelled, however long the store takes; only an answer is given up.
+func TestPatienceKeepsTheReason(t *testing.T) {
+	t.Parallel()
+	begun := time.Now()
+	e, _ := newEngine(t, generate(hangs), func(o *Options, f *faulty) {
+		o.StorePatience = 50 * time.Millisecond
+		f.end = func(*conversation.End) error {
+			if time.Since(begun) < 300*time.Millisecond {
+				return down
+			}
+			return nil
+		}
+	})
+	reader, err := e.Start(t.Context(), say(conversation.ID{}, "hi"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if _, err := e.Cancel(t.Context(), "red", reader.Turn()); !errors.Is(err, conversation.ErrStoreUnavailable) {
+		t.Errorf("Cancel while the store is down: %v", err)
+	}
+	e.running.Wait()
+	turn, err := e.o.Store.GetTurn(t.Context(), "red", reader.Turn(), true)
+	if err != nil || turn.State != conversation.Cancelled {
+		t.Errorf("%+v, %v", turn, err)
+	}
+}
+
+// A turn can be cancelled from the moment on that others can find it, and a call that may have reached the provider is counted.
+func TestCancelAtAdmission(t *testing.T) {
+	t.Parallel()
+	var e *Engine
+	found := make(chan conversation.ID, 1)
+	e, _ = newEngine(t, generate(func(ctx context.Context, _ *provider.Request) (provider.Stream, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}), func(_ *Options, f *faulty) {
+		f.begin = func(a *conversation.Admission) error {
+			found <- a.Turn.ID // recorded, and Start has not returned
+			return nil
+		}
+	})
+	cancelled := make(chan *conversation.Turn, 1)
+	go func() {
+		turn, err := e.Cancel(t.Context(), "red", <-found)
+		if err != nil {
+			t.Error(err)
+		}
+		cancelled <- turn
+	}()
+	reader, err := e.Start(t.Context(), say(conversation.ID{}, "hi"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if turn := <-cancelled; turn.State != conversation.Cancelled || turn.Result.Usage == nil || turn.Result.Usage.InputTokens == 0 {
+		t.Errorf("%+v", turn)
+	}
+}
+
+func TestLogsExpire(t *testing.T) {
+	t.Parallel()
+	e, _ := newEngine(t, says("a"), func(o *Options, _ *faulty) { o.KeepLogs = 100 * time.Millisecond })
+	turn := runTurn(t, e, say(conversation.ID{}, "hi"))
+	e.running.Wait()
+	if e.known("red", turn.ID) == nil {
+		t.Error("the log is gone at once")
+	}
+	for deadline := time.Now().Add(10 * time.Second); e.known("red", turn.ID) != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the log is still there")
+		}
+	}
+}
+
+// Of a model that nobody knows it is not known what fits: what must be sent is sent.
+func TestUnknownModelGetsTheToolResult(t *testing.T) {
+	t.Parallel()
+	var sent atomic.Int64
+	e, _ := newEngine(t, generate(func(ctx context.Context, r *provider.Request) (provider.Stream, error) {
+		sent.Store(int64(len(r.Messages)))
+		if len(r.Messages) == 1 {
+			return &calls{}, nil
+		}
+		return says("done")(ctx, r)
+	}), nil)
+	conv := newConversation(t, e)
+	ask := say(conv, "hi")
+	ask.Model = "nobody-knows-it"
+	if turn := runTurn(t, e, ask); turn.Result.FinishReason != conversation.FinishToolCalls {
+		t.Fatalf("%+v", turn)
+	}
+	result := &Request{Team: "red", Conversation: conv, Model: ask.Model, OnDisconnect: conversation.DisconnectCancel, Input: []conversation.Message{{
+		Role: conversation.RoleTool,
+		Parts: []conversation.Part{{
+			Kind: conversation.PartToolResult, Text: strings.Repeat("word ", 20_000), ToolResult: &conversation.ToolResult{ToolCallID: "a"},
+		}},
+	}}}
+	if turn := runTurn(t, e, result); turn.State != conversation.Completed || sent.Load() != 3 {
+		t.Errorf("%+v with %d messages", turn, sent.Load())
+	}
+}
+
+// calls is an answer that is one tool call.
+type calls struct{ said bool }
+
+func (c *calls) Next() ([]conversation.Event, error) {
+	if c.said {
+		return nil, io.EOF
+	}
+	c.said = true
+	return []conversation.Event{{Kind: conversation.EventToolCallDelta, ToolCallID: "a", ToolName: "f", Text: "{}"}}, nil
+}
+
+func (*calls) Outcome() provider.Outcome {
+	return provider.Outcome{Finish: conversation.FinishToolCalls}
+}
+
+func (*calls) Close() error { return nil }
+
+// Images of the past take room by their bytes: a request must not grow with their number.
+func TestImagesOfThePastAreBounded(t *testing.T) {
+	t.Parallel()
+	var bytes, largest int
+	e, _ := newEngine(t, generate(func(ctx context.Context, r *provider.Request) (provider.Stream, error) {
+		bytes = 0
+		for i := range r.Messages {
+			bytes += imageBytes(&r.Messages[i])
+		}
+		largest = max(largest, bytes)
+		return says("a picture")(ctx, r)
+	}), nil)
+	conv := newConversation(t, e)
+	for range 6 {
+		r := say(conv, "look")
+		r.Input[0].Parts = append(r.Input[0].Parts, conversation.Part{
+			Kind: conversation.PartImage, Image: &conversation.Image{Data: make([]byte, 3<<20), MIMEType: "image/png"},
+		})
+		runTurn(t, e, r)
+	}
+	if largest < 6<<20 || largest > 16<<20 {
+		t.Errorf("the largest request has %d bytes of images", largest)
 	}
 }

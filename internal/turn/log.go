@@ -136,6 +136,11 @@ func (r *Reader) Next(ctx context.Context) ([]conversation.Event, error) {
 		}
 		select {
 		case <-wake:
+		case <-r.run.lost:
+			return nil, &conversation.Error{
+				Reason: conversation.StoreUnavailable, Turn: r.run.turn.ID,
+				Message: "the database could not be written for too long after the answer had come; GetTurn will say how the turn ended",
+			}
 		case <-r.run.done: // the terminal event, if there is one, came before
 			over = true
 		case <-quiet:

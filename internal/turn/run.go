@@ -28,6 +28,8 @@ type run struct {
 	cancel context.CancelCauseFunc
 	// done is closed when the end is durable and in the log, or when this process gave up to write it.
 	done chan struct{}
+	// waiting is closed when the end has to wait for the store, and lost when it has waited for too long.
+	waiting, lost chan struct{}
 
 	arrived     time.Time
 	contextTime time.Duration

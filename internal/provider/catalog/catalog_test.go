@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
 )
 
 func mustEmbedded(t *testing.T) *Catalog {

@@ -24,8 +24,8 @@ help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: ## Serve on loopback with the simulator behind it; needs no key and no set-up
-	go run ./cmd/chatsvc serve --dev
+run: build ## Serve on loopback with the simulator behind it; needs no key and no set-up
+	bin/chatsvc serve --dev
 
 .PHONY: build
 build: ## Build bin/chatsvc, static and reproducible

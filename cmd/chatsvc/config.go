@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/chatsvc/chatsvc/internal/config"
@@ -54,7 +55,7 @@ func (c *configCheckCommand) Run(std stdio) error {
 	if err != nil {
 		return err
 	}
-	if _, err := cfg.Upstream.KeySource(); err != nil {
+	if _, err := cfg.Upstream.KeySource(slog.New(slog.DiscardHandler)); err != nil {
 		return err
 	}
 	for _, a := range cfg.LogValue().Group() {

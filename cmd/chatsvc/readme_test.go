@@ -75,17 +75,17 @@ func TestREADMEShell(t *testing.T) {
 	}
 
 	// The configuration that it has made is one.
-	check := spawnOutput(t, "config", "check", "--config", filepath.Join(dir, "chatsvc.yaml"))
+	check := spawnOutput(t, dir, "config", "check", "--config", filepath.Join(dir, "chatsvc.yaml"))
 	if !strings.Contains(check, "auth.api_keys") {
 		t.Errorf("config check says %s", check)
 	}
 }
 
-// spawnOutput runs the program in a process of its own until it ends.
-func spawnOutput(t *testing.T, args ...string) string {
+// spawnOutput runs the program in dir, in a process of its own, until it ends.
+func spawnOutput(t *testing.T, dir string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asProgram+"=1", "OPENAI_API_KEY=sk-test")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), asProgram+"=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %v\n%s", args, err, out)

@@ -60,7 +60,9 @@ func (c *serveCommand) Run(ctx context.Context, std stdio) error {
 		logger.InfoContext(ctx, "stopping", "grace", cfg.Limits.ShutdownGrace)
 	case failure = <-s.failed:
 	}
-	return errors.Join(failure, s.close())
+	err = errors.Join(failure, s.close())
+	logger.InfoContext(ctx, "stopped")
+	return err
 }
 
 // server is the parts that run. closers end them, the last one first.
@@ -103,7 +105,10 @@ func (s *server) start(ctx context.Context) error {
 	s.onClose(func(context.Context) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // spans of the last turns are worth a wait of their own
 		defer cancel()
-		return providers.Shutdown(ctx)
+		if err := providers.Shutdown(ctx); err != nil { // a collector that is away is no failure of ours
+			s.logger.WarnContext(ctx, "the last telemetry is lost", "error", err)
+		}
+		return nil
 	})
 
 	store, err := sqlstore.OpenSQLite(ctx, cfg.DatabasePath(), sqlstore.Options{Logger: s.logger})
@@ -226,7 +231,7 @@ func (s *server) upstream(ctx context.Context) (*openai.Client, error) {
 		}
 		base = "http://" + address + "/v1"
 	}
-	key, err := cfg.KeySource()
+	key, err := cfg.KeySource(s.logger)
 	if err != nil {
 		return nil, err
 	}

@@ -186,7 +186,14 @@ func (c *Config) DatabasePath() string {
 func (c *Config) LogValue() slog.Value {
 	var attrs []slog.Attr
 	for _, f := range fields() {
-		attrs = append(attrs, slog.String(f.Name, f.text(c)))
+		text := f.text(c)
+		switch {
+		case f.Name == "database_url" && strings.HasPrefix(c.DatabaseURL.Reveal(), "sqlite:"):
+			text = c.DatabaseURL.Reveal() // a path, without a password
+		case f.Name == "upstream.base_url" && c.Upstream.Mode == ModeSimulator:
+			text = "" // not in use
+		}
+		attrs = append(attrs, slog.String(f.Name, text))
 	}
 	return slog.GroupValue(append(attrs, slog.Int("auth.api_keys", len(c.Auth.APIKeys)))...)
 }

@@ -283,7 +283,7 @@ func TestLoadRefuses(t *testing.T) {
 		},
 		{
 			name: "model", yaml: callers, environ: append(key, "CHATSVC_DEFAULT_MODEL=a model"),
-			want: []string{"default_model (CHATSVC_DEFAULT_MODEL): is not the name of a model: letters, digits and . _ : / @ + -, at most 128"},
+			want: []string{"default_model (CHATSVC_DEFAULT_MODEL): is not the name of a model: letters, digits and . _ : / @ = , + -, at most 128"},
 		},
 		{
 			name: "the simulator has no base URL", yaml: "upstream: {mode: simulator}\n" + callers, environ: []string{"CHATSVC_OPENAI_BASE_URL=https://x/v1"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -20,14 +21,14 @@ const simulatorKey = "simulator"
 //
 // A key from a file is read here, so that a missing one stops the start, and again when the file changes. A file that is
 // gone or holds nothing useful at that moment leaves the last key in place: a rotation is not atomic everywhere.
-func (u Upstream) KeySource() (func() string, error) {
+func (u Upstream) KeySource(logger *slog.Logger) (func() string, error) {
 	switch {
 	case u.Mode == ModeSimulator:
 		return func() string { return simulatorKey }, nil
 	case u.APIKeyFile == "":
 		return u.APIKey.Reveal, nil
 	}
-	f := &keyFile{path: u.APIKeyFile}
+	f := &keyFile{path: u.APIKeyFile, logger: logger}
 	if err := f.read(); err != nil {
 		return nil, fmt.Errorf("reading the upstream key: %w", err)
 	}
@@ -37,12 +38,14 @@ func (u Upstream) KeySource() (func() string, error) {
 
 // keyFile is a key in a file.
 type keyFile struct {
-	path string
+	path   string
+	logger *slog.Logger
 
 	mu      sync.Mutex
 	value   string
 	changed time.Time // the file's modification time when value was read
 	looked  time.Time
+	broken  bool // the last look found no good key, and that was logged
 }
 
 // lookAgain is how long a key that was replaced may still be used.
@@ -53,12 +56,28 @@ func (f *keyFile) key() string {
 	defer f.mu.Unlock()
 	if now := time.Now(); now.Sub(f.looked) >= lookAgain {
 		f.looked = now
-		// An error leaves the value as it is, and the file is read again next time.
-		if info, err := os.Stat(f.path); err == nil && !info.ModTime().Equal(f.changed) {
-			_ = f.read()
-		}
+		f.look()
 	}
 	return f.value
+}
+
+// look reads the file again if it has changed. An error leaves the value as it is.
+func (f *keyFile) look() {
+	info, err := os.Stat(f.path)
+	if err == nil && info.ModTime().Equal(f.changed) {
+		return
+	}
+	if err == nil {
+		if err = f.read(); err == nil {
+			f.broken = false
+			f.logger.Info("upstream key reloaded", "file", f.path)
+			return
+		}
+	}
+	if !f.broken {
+		f.broken = true
+		f.logger.Error("the upstream key's file is not usable; the last good key stays in use until the next start", "error", err)
+	}
 }
 
 // read reads the file. Errors do not repeat what is in it.

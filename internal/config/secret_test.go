@@ -58,7 +58,7 @@ func TestKeySource(t *testing.T) {
 		"sk-file":   {Mode: ModeOpenAI, APIKey: NewSecret("sk-env"), APIKeyFile: file},
 		"simulator": {Mode: ModeSimulator, APIKey: NewSecret("sk-env"), APIKeyFile: file},
 	} {
-		key, err := u.KeySource()
+		key, err := u.KeySource(slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +70,7 @@ func TestKeySource(t *testing.T) {
 
 func TestKeySourceRefuses(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := (Upstream{APIKeyFile: filepath.Join(dir, "missing")}).KeySource(); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := (Upstream{APIKeyFile: filepath.Join(dir, "missing")}).KeySource(slog.New(slog.DiscardHandler)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
 	for name, content := range map[string]string{
@@ -80,7 +80,7 @@ func TestKeySourceRefuses(t *testing.T) {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := (Upstream{APIKeyFile: file}).KeySource()
+		_, err := (Upstream{APIKeyFile: file}).KeySource(slog.New(slog.DiscardHandler))
 		if err == nil || !strings.Contains(err.Error(), "must hold 1 to 4096 visible ASCII characters") || strings.Contains(err.Error(), "sk-") {
 			t.Errorf("%s: error %v", name, err)
 		}
@@ -100,7 +100,7 @@ func TestKeyRotation(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		write("sk-1")
-		key, err := Upstream{APIKeyFile: file}.KeySource()
+		key, err := Upstream{APIKeyFile: file}.KeySource(slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

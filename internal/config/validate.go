@@ -73,12 +73,12 @@ func (l *loader) database() {
 }
 
 // modelName is the rule of CreateTurnRequest.model.
-var modelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$`)
+var modelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@=,+-]{0,127}$`)
 
 func (l *loader) upstream() {
 	c, u := &l.config, &l.config.Upstream
 	if !modelName.MatchString(c.DefaultModel) {
-		l.fail("default_model", "is not the name of a model: letters, digits and . _ : / @ + -, at most 128")
+		l.fail("default_model", "is not the name of a model: letters, digits and . _ : / @ = , + -, at most 128")
 	}
 	if u.Mode == ModeSimulator {
 		if l.set("upstream.base_url") {

@@ -119,7 +119,8 @@ func (l callLog) status(err error) error {
 }
 
 // levelOf says how much a call's outcome matters to those who run the service. What callers do wrong is no concern of
-// theirs; probes of health come every second and say nothing.
+// theirs; probes of health come every second and say nothing, nor does
+// reflection, which comes with every call of grpcurl.
 func levelOf(method string, code codes.Code) slog.Level {
 	switch code {
 	case codes.Unknown, codes.Internal, codes.DataLoss:
@@ -127,7 +128,7 @@ func levelOf(method string, code codes.Code) slog.Level {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted:
 		return slog.LevelWarn
 	case codes.OK, codes.Canceled:
-		if strings.HasPrefix(method, "/"+healthService+"/") {
+		if strings.HasPrefix(method, "/"+healthService+"/") || strings.HasPrefix(method, "/grpc.reflection.") {
 			return slog.LevelDebug
 		}
 		return slog.LevelInfo

@@ -76,7 +76,7 @@ func (v validate) check(m any) error {
 	for i, violation := range invalid.Violations {
 		field := &errdetails.BadRequest_FieldViolation{
 			Field:       clip(protovalidate.FieldPathString(violation.Proto.GetField()), maxPart),
-			Description: clip(violation.Proto.GetMessage(), maxPart),
+			Description: clip(describe(violation), maxPart),
 			Reason:      violation.Proto.GetRuleId(),
 		}
 		if i == 0 {
@@ -91,6 +91,25 @@ func (v validate) check(m any) error {
 		fmt.Fprintf(&sentence, "; and %d more", more)
 	}
 	return v.refuse(sentence.String(), bad)
+}
+
+// describe says what is wrong, in words where the rule's own are none: a pattern explains itself to few, and U+0000 to
+// nobody.
+func describe(violation *protovalidate.Violation) string {
+	switch {
+	case violation.Proto.GetRuleId() == "string.not_contains":
+		return "must not contain U+0000"
+	case violation.Proto.GetRuleId() != "string.pattern":
+		return violation.Proto.GetMessage()
+	case strings.HasSuffix(protovalidate.FieldPathString(violation.Proto.GetField()), "model"):
+		return "must be the name of a model: letters, digits and . _ : / @ = , + -, at most 128"
+	case strings.Contains(violation.Proto.GetMessage(), "^conversations/"):
+		return "must be conversations/ and a UUID in lower case"
+	case strings.Contains(violation.Proto.GetMessage(), "^turns/"):
+		return "must be turns/ and a UUID in lower case"
+	default:
+		return violation.Proto.GetMessage()
+	}
 }
 
 // refuse makes the status through the same mapping as every other error, then adds what the domain has no word for.

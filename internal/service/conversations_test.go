@@ -306,9 +306,12 @@ func TestMethodsOfLaterReleases(t *testing.T) {
 		"QueryUsage": func() error { _, err := c.QueryUsage(ctx, &chatsvcv1.QueryUsageRequest{}); return err },
 		"ListModels": func() error { _, err := c.ListModels(ctx, &chatsvcv1.ListModelsRequest{}); return err },
 	} {
-		info := wantStatus(t, call(), codes.Unimplemented, conversation.NotImplemented)
-		if info.GetMetadata()["field"] != name {
-			t.Errorf("%s: metadata %v", name, info.GetMetadata())
+		err := call()
+		if info := wantStatus(t, err, codes.Unimplemented, conversation.NotImplemented); info.GetMetadata()["field"] != "" {
+			t.Errorf("%s is no field: metadata %v", name, info.GetMetadata())
+		}
+		if !strings.Contains(err.Error(), name) {
+			t.Errorf("%v does not name %s", err, name)
 		}
 	}
 }

@@ -175,13 +175,14 @@ func invalid(field, format string, args ...any) *conversation.Error {
 	}
 }
 
-// notImplemented returns the refusal of a field or method whose behaviour comes with a later release.
+// notImplemented returns the refusal of a field, possibly followed by a colon and the value, or of a method, whose behaviour
+// comes with a later release.
 func notImplemented(what string) *conversation.Error {
-	return &conversation.Error{
-		Reason:  conversation.NotImplemented,
-		Message: what + " is not implemented in this release",
-		Field:   what,
+	e := &conversation.Error{Reason: conversation.NotImplemented, Message: what + " is not implemented in this release"}
+	if field, _, _ := strings.Cut(what, ":"); field != "" && field[0] >= 'a' { // methods begin with a capital
+		e.Field = field
 	}
+	return e
 }
 
 // aboutTurn names the turn in an error about it, where it is not named yet. It leaves alone a context's own error, and

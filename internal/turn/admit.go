@@ -132,7 +132,7 @@ func (e *Engine) endDisowned() {
 		e.mu.Unlock()
 		_, err := (&run{e: e, waiting: make(chan struct{}), lost: make(chan struct{})}).write(context.Background(), &conversation.End{Turn: t})
 		if err != nil && !errors.Is(err, conversation.ErrNotFound) { // as a rule it was not recorded
-			e.o.Logger.Error("turn of unknown outcome is not ended", "turn", uuid.UUID(t.ID), "error", err) //nolint:sloglint // no call is left to belong to
+			e.o.Logger.Error("turn of unknown outcome is not ended", "turn", uuid.UUID(t.ID), "error", err)
 		}
 		e.mu.Lock()
 		e.disowned = slices.Delete(e.disowned, 0, 1)

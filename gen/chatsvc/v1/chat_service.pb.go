@@ -864,7 +864,7 @@ var File_chatsvc_v1_chat_service_proto protoreflect.FileDescriptor
 const file_chatsvc_v1_chat_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1dchatsvc/v1/chat_service.proto\x12\n" +
-	"chatsvc.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18chatsvc/v1/message.proto\x1a\x15chatsvc/v1/turn.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x17google/rpc/status.proto\"\x80\n" +
+	"chatsvc.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18chatsvc/v1/message.proto\x1a\x15chatsvc/v1/turn.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x17google/rpc/status.proto\"\x82\n" +
 	"\n" +
 	"\x11CreateTurnRequest\x12z\n" +
 	"\fconversation\x18\x01 \x01(\tBV\xbaHS\xd8\x01\x01rN2L^conversations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$R\fconversation\x127\n" +
@@ -873,8 +873,8 @@ const file_chatsvc_v1_chat_service_proto_rawDesc = "" +
 	"\x05input\x18\x03 \x03(\v2\x13.chatsvc.v1.MessageB\t\xbaH\x06\x92\x01\x03\x10\x80\x10R\x05input\x12\"\n" +
 	"\x04text\x18\x04 \x01(\tB\x0e\xbaH\vr\t(\x80\x80\x80\x02\xba\x01\x01\x00R\x04text\x126\n" +
 	"\finstructions\x18\x05 \x01(\tB\r\xbaH\n" +
-	"r\b(\x80\x80@\xba\x01\x01\x00H\x00R\finstructions\x88\x01\x01\x12F\n" +
-	"\x05model\x18\x06 \x01(\tB0\xbaH-\xd8\x01\x01r(2&^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$R\x05model\x124\n" +
+	"r\b(\x80\x80@\xba\x01\x01\x00H\x00R\finstructions\x88\x01\x01\x12H\n" +
+	"\x05model\x18\x06 \x01(\tB2\xbaH/\xd8\x01\x01r*2(^[A-Za-z0-9][A-Za-z0-9._:/@=,+-]{0,127}$R\x05model\x124\n" +
 	"\x06config\x18\a \x01(\v2\x1c.chatsvc.v1.GenerationConfigR\x06config\x121\n" +
 	"\x05tools\x18\b \x03(\v2\x10.chatsvc.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\x05tools\x127\n" +
 	"\vtool_choice\x18\t \x01(\v2\x16.chatsvc.v1.ToolChoiceR\n" +

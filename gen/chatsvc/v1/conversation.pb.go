@@ -194,13 +194,13 @@ var File_chatsvc_v1_conversation_proto protoreflect.FileDescriptor
 const file_chatsvc_v1_conversation_proto_rawDesc = "" +
 	"\n" +
 	"\x1dchatsvc/v1/conversation.proto\x12\n" +
-	"chatsvc.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18chatsvc/v1/message.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\a\n" +
+	"chatsvc.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18chatsvc/v1/message.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\a\n" +
 	"\fConversation\x12j\n" +
 	"\x04name\x18\x01 \x01(\tBV\xbaHS\xd8\x01\x01rN2L^conversations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$R\x04name\x12/\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\f\xbaH\tr\a(\x80\x04\xba\x01\x01\x00R\vdisplayName\x121\n" +
 	"\finstructions\x18\x03 \x01(\tB\r\xbaH\n" +
-	"r\b(\x80\x80@\xba\x01\x01\x00R\finstructions\x12F\n" +
-	"\x05model\x18\x04 \x01(\tB0\xbaH-\xd8\x01\x01r(2&^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$R\x05model\x124\n" +
+	"r\b(\x80\x80@\xba\x01\x01\x00R\finstructions\x12H\n" +
+	"\x05model\x18\x04 \x01(\tB2\xbaH/\xd8\x01\x01r*2(^[A-Za-z0-9][A-Za-z0-9._:/@=,+-]{0,127}$R\x05model\x124\n" +
 	"\x06config\x18\x05 \x01(\v2\x1c.chatsvc.v1.GenerationConfigR\x06config\x121\n" +
 	"\x05tools\x18\x06 \x03(\v2\x10.chatsvc.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\x05tools\x127\n" +
 	"\vtool_choice\x18\a \x01(\v2\x16.chatsvc.v1.ToolChoiceR\n" +

@@ -1,7 +1,6 @@
 package openai
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,7 +69,7 @@ func refusal(call *call, status int, body []byte) *conversation.Error {
 		return upstreamError(call, status, parseError(envelope.Error))
 	}
 	if status < 400 {
-		e := nonsense(call, fmt.Errorf("HTTP %d with content type %q: %s", status, call.header.Get("Content-Type"), body))
+		e := nonsense(call, fmt.Errorf("HTTP %d with content type %.100q and %d bytes", status, call.header.Get("Content-Type"), len(body)))
 		e.Message = fmt.Sprintf("OpenAI answered with something that is no stream (HTTP %d); its operators should check the base URL", status)
 		return e
 	}
@@ -79,10 +78,10 @@ func refusal(call *call, status int, body []byte) *conversation.Error {
 
 // upstreamError returns the error of a response with the status, or, where that is 0, of an event in a stream.
 func upstreamError(call *call, status int, w wireError) *conversation.Error {
-	e := &conversation.Error{
-		Reason:            classify(status, w),
-		UpstreamRequestID: call.requestID(),
-		Cause:             call.masked(errors.New(cmp.Or(w.message, "no message"))),
+	e := &conversation.Error{Reason: classify(status, w), UpstreamRequestID: call.requestID()}
+	if e.Reason != conversation.UpstreamRejected && e.Reason != conversation.ContextTooLong && w.message != "" {
+		// What is wrong with a request is told in its own words, which are content; what is wrong with the provider is not.
+		e.Cause = call.masked(errors.New(w.message))
 	}
 	if limited := e.Reason == conversation.UpstreamRateLimited; limited || e.Reason == conversation.UpstreamUnavailable {
 		e.RetryAfter = retryAfter(call.header, time.Now(), limited)

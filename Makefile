@@ -88,7 +88,7 @@ check-generate: ## Fail when gen/ is not what proto/ generates
 
 .PHONY: tidy-check
 tidy-check: ## Fail when a go.mod or go.sum is not tidy
-	@for module in . tools/buf tools/golangci; do \
+	@for module in . tools/buf tools/golangci tools/grpcurl; do \
 		echo "go mod tidy -diff ($$module)"; \
 		(cd "$$module" && go mod tidy -diff); \
 	done

@@ -65,6 +65,7 @@ func (f *keyFile) key() string {
 func (f *keyFile) look() {
 	info, err := os.Stat(f.path)
 	if err == nil && info.ModTime().Equal(f.changed) {
+		f.broken = false
 		return
 	}
 	if err == nil {
@@ -76,7 +77,7 @@ func (f *keyFile) look() {
 	}
 	if !f.broken {
 		f.broken = true
-		f.logger.Error("the upstream key's file is not usable; the last good key stays in use until the next start", "error", err)
+		f.logger.Error("the upstream key's file is not usable; the last good key stays in use until it is", "error", err)
 	}
 }
 

@@ -78,11 +78,10 @@ func (e *Engine) tryAdmit(ctx context.Context, r *Request) (*run, error) {
 	span.End()
 	t.Input = nil // durable, or refused; nobody reads it here any more
 	if err != nil {
-		e.forget(run)
 		run.cancel(nil)
-		close(run.done)
-		if errors.Is(err, conversation.ErrStoreUnavailable) {
-			e.disown(t)
+		if !errors.Is(err, conversation.ErrStoreUnavailable) || !e.disown(run) {
+			e.forget(run)
+			close(run.done)
 		}
 		return nil, err
 	}
@@ -107,39 +106,45 @@ func (e *Engine) turnContext(caller context.Context, r *Request) (context.Contex
 const maxDisowned = 1024
 
 // disown has a turn ended of which it is not known whether it was recorded, so that it cannot block its conversation. One
-// goroutine ends them all, one after the other, as soon as the store can be written again.
-func (e *Engine) disown(t *conversation.Turn) {
-	end := *t
-	end.State, end.EndTime = conversation.Failed, time.Now()
-	end.Result.Error = conversation.Errorf(conversation.StoreUnavailable, "the database could not be written when the turn began; nothing was sent")
+// goroutine ends them all, one after the other, as soon as the store can be written again; until then the engine knows
+// the turn. It reports false if nobody will: then the next start does.
+func (e *Engine) disown(r *run) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closing || len(e.disowned) == maxDisowned {
-		return
+		e.o.Logger.Error("a turn that may have been recorded is left for the next start", "turn", uuid.UUID(r.turn.ID))
+		return false
 	}
-	e.disowned = append(e.disowned, &end)
+	e.disowned = append(e.disowned, r)
 	if len(e.disowned) == 1 {
-		e.running.Add(1)
-		go e.endDisowned()
+		e.settling.Go(e.endDisowned)
 	}
+	return true
 }
 
 func (e *Engine) endDisowned() {
-	defer e.running.Done()
-	for {
+	for left := 1; left > 0; {
 		e.mu.Lock()
-		t := e.disowned[0]
+		r := e.disowned[0]
 		e.mu.Unlock()
-		_, err := (&run{e: e, waiting: make(chan struct{}), lost: make(chan struct{})}).write(context.Background(), &conversation.End{Turn: t})
+		t := *r.turn
+		t.State, t.EndTime = conversation.Failed, time.Now()
+		t.Result.Error = conversation.Errorf(conversation.StoreUnavailable, "the database could not be written when the turn began; nothing was sent")
+		end := &conversation.End{Turn: &t}
+		var err error
+		if e.stop.Err() == nil {
+			_, err = r.write(context.Background(), end)
+		} else { // one try for each that is left
+			err = e.o.Store.EndTurn(context.Background(), end)
+		}
 		if err != nil && !errors.Is(err, conversation.ErrNotFound) { // as a rule it was not recorded
 			e.o.Logger.Error("turn of unknown outcome is not ended", "turn", uuid.UUID(t.ID), "error", err)
 		}
+		e.forget(r)
+		close(r.done)
 		e.mu.Lock()
 		e.disowned = slices.Delete(e.disowned, 0, 1)
-		left := len(e.disowned)
+		left = len(e.disowned)
 		e.mu.Unlock()
-		if left == 0 {
-			return
-		}
 	}
 }

@@ -22,7 +22,7 @@ func (r *run) finish(end *ended) {
 	if err == nil {
 		t, err = r.write(ctx, record)
 	}
-	if err != nil && !errors.Is(err, conversation.ErrStoreUnavailable) && !errors.Is(err, conversation.ErrTurnEnded) {
+	if err != nil && !errors.Is(err, conversation.ErrStoreUnavailable) && !errors.Is(err, conversation.ErrNotFound) {
 		// Something about this end cannot be written. An end without it still frees the conversation.
 		r.e.o.Logger.ErrorContext(ctx, "turn ends without its answer", "turn", uuid.UUID(r.turn.ID), "error", err)
 		end.output, end.err = output{}, conversation.Errorf(conversation.Internal, "a fault in chatsvc ended the turn")
@@ -137,16 +137,27 @@ func (r *run) timing(end *ended) conversation.Timing {
 	return t
 }
 
+// storeGrace is how long nobody is told that an end waits for the store: most faults are over by then.
+const storeGrace = time.Second
+
 // write makes the end durable and returns the turn as it was written. While the store is down it tries again; after
 // StorePatience it gives up the answer, not the end. It stops trying only when the server stops.
 func (r *run) write(ctx context.Context, record *conversation.End) (*conversation.Turn, error) {
 	began, stop, giveUp := time.Now(), r.e.stop.Done(), (<-chan time.Time)(nil)
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := r.e.o.Store.EndTurn(ctx, record)
+		if errors.Is(err, conversation.ErrTurnEnded) {
+			// An attempt before this one was written, though the store could not say so. What it says now counts.
+			t, err := r.e.o.Store.GetTurn(ctx, record.Turn.Team, record.Turn.ID, true)
+			if err == nil {
+				t.Input = nil
+			}
+			return t, err
+		}
 		if err == nil || !errors.Is(err, conversation.ErrStoreUnavailable) {
 			return record.Turn, err
 		}
-		if !isClosed(r.waiting) {
+		if !isClosed(r.waiting) && time.Since(began) > storeGrace {
 			close(r.waiting)
 		}
 		if !isClosed(r.lost) && time.Since(began) > r.e.o.StorePatience {

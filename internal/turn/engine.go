@@ -70,7 +70,8 @@ type Engine struct {
 	kept     []*run                   // ended, oldest first
 	bytes    int                      // of the logs in kept
 	expiry   *time.Timer              // of the oldest in kept; nil while there is none
-	disowned []*conversation.Turn     // to be ended by endDisowned
+	disowned []*run                   // to be ended by endDisowned
+	settling sync.WaitGroup           // endDisowned
 	closing  bool
 	running  sync.WaitGroup
 	draining chan struct{} // closed when Drain begins
@@ -187,11 +188,12 @@ func (e *Engine) Cancel(ctx context.Context, team string, id conversation.ID) (*
 		select {
 		case <-run.done:
 		case <-run.waiting:
-			if !isClosed(run.done) {
-				return nil, &conversation.Error{
-					Reason: conversation.StoreUnavailable, Turn: id,
-					Message: "the turn is stopped, and ends as soon as the database can be written",
-				}
+			if t, err := e.o.Store.GetTurn(ctx, team, id, true); err == nil && t.State.Ended() {
+				return t, nil
+			}
+			return nil, &conversation.Error{
+				Reason: conversation.StoreUnavailable, Turn: id,
+				Message: "the turn is stopped, and ends as soon as the database can be written",
 			}
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -211,7 +213,8 @@ func (e *Engine) CancelActive(ctx context.Context, team string, id conversation.
 }
 
 // Drain refuses new turns, tells readers, and waits for the running turns until ctx ends; those that are left then end
-// FAILED / DRAINING. It returns when no turn runs any more, at most endPatience after ctx.
+// FAILED / DRAINING. It returns when no turn runs any more, or some seconds
+// after ctx.
 func (e *Engine) Drain(ctx context.Context) {
 	e.mu.Lock()
 	if !e.closing {
@@ -233,8 +236,14 @@ func (e *Engine) Drain(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	e.stopAll(errStopping)
+	settled := make(chan struct{})
+	go func() {
+		<-idle
+		e.settling.Wait()
+		close(settled)
+	}()
 	select {
-	case <-idle:
+	case <-settled:
 	case <-time.After(endPatience + time.Second):
 		e.o.Logger.ErrorContext(ctx, "turns could not be ended before the stop; they end when the server starts again")
 	}

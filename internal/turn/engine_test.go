@@ -463,14 +463,15 @@ func TestEndThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// What is cancelled stays cancelled, however long the store takes; only an answer is given up.
+// What is cancelled stays cancelled, however long the store takes; only an answer is given up. Whoever waits is told.
 func TestPatienceKeepsTheReason(t *testing.T) {
 	t.Parallel()
-	begun := time.Now()
+	var isDown atomic.Bool
+	isDown.Store(true)
 	e, _ := newEngine(t, generate(hangs), func(o *Options, f *faulty) {
 		o.StorePatience = 50 * time.Millisecond
 		f.end = func(*conversation.End) error {
-			if time.Since(begun) < 300*time.Millisecond {
+			if isDown.Load() {
 				return down
 			}
 			return nil
@@ -484,10 +485,34 @@ func TestPatienceKeepsTheReason(t *testing.T) {
 	if _, err := e.Cancel(t.Context(), "red", reader.Turn()); !errors.Is(err, conversation.ErrStoreUnavailable) {
 		t.Errorf("Cancel while the store is down: %v", err)
 	}
+	isDown.Store(false)
 	e.running.Wait()
-	turn, err := e.o.Store.GetTurn(t.Context(), "red", reader.Turn(), true)
+	turn, err := e.Cancel(t.Context(), "red", reader.Turn())
 	if err != nil || turn.State != conversation.Cancelled {
 		t.Errorf("%+v, %v", turn, err)
+	}
+}
+
+// An end that was written although the store said that it is down is the end.
+func TestEndOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	var ends atomic.Int64
+	var store conversation.Store
+	e, f := newEngine(t, says("an answer"), func(_ *Options, f *faulty) {
+		f.end = func(e *conversation.End) error {
+			if ends.Add(1) > 1 {
+				return nil
+			}
+			if err := store.EndTurn(context.Background(), e); err != nil {
+				t.Error(err)
+			}
+			return down
+		}
+	})
+	store = f.Store
+	turn := runTurn(t, e, say(newConversation(t, e), "hi"))
+	if turn.State != conversation.Completed || turn.OutputText() != "an answer" || ends.Load() != 2 {
+		t.Errorf("%+v after %d tries", turn, ends.Load())
 	}
 }
 

@@ -53,6 +53,9 @@ func textBytes(messages []conversation.Message) (n int) {
 	for i := range messages {
 		for _, p := range messages[i].Parts {
 			n += len(p.Text)
+			if p.ToolCall != nil {
+				n += len(p.ToolCall.Arguments)
+			}
 		}
 	}
 	return n
@@ -139,7 +142,7 @@ func (r *Reader) Next(ctx context.Context) ([]conversation.Event, error) {
 		case <-r.run.lost:
 			return nil, &conversation.Error{
 				Reason: conversation.StoreUnavailable, Turn: r.run.turn.ID,
-				Message: "the database could not be written for too long after the answer had come; GetTurn will say how the turn ended",
+				Message: "the end of the turn could not be written for too long; GetTurn will say how it ended",
 			}
 		case <-r.run.done: // the terminal event, if there is one, came before
 			over = true

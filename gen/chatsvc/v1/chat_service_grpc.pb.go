@@ -53,8 +53,9 @@ type ChatServiceClient interface {
 	// DEADLINE_EXCEEDED / TURN_DEADLINE.
 	CreateTurn(ctx context.Context, in *CreateTurnRequest, opts ...grpc.CallOption) (*Turn, error)
 	// Starts a turn and streams its events. The same request as CreateTurn, and the same ending: OK for COMPLETED and
-	// INCOMPLETE, otherwise the turn's error, in either case after the `terminal` event. Only a call whose deadline passes
-	// before a CONTINUE turn has ended gets no `terminal`.
+	// INCOMPLETE, otherwise the turn's error, in either case after the `terminal` event. Only a call that ends
+	// before its turn gets no `terminal`: its deadline passes and the turn is to CONTINUE, or the database cannot be
+	// written (STORE_UNAVAILABLE, TURN_INTERRUPTED).
 	StreamTurn(ctx context.Context, in *CreateTurnRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TurnEvent], error)
 	// Streams the events of a turn that exists: those that are there, then those that come. Starts nothing and bills
 	// nothing. Ends OK after the `terminal` event, whatever the turn's state: the read succeeded. In this release the
@@ -205,8 +206,9 @@ type ChatServiceServer interface {
 	// DEADLINE_EXCEEDED / TURN_DEADLINE.
 	CreateTurn(context.Context, *CreateTurnRequest) (*Turn, error)
 	// Starts a turn and streams its events. The same request as CreateTurn, and the same ending: OK for COMPLETED and
-	// INCOMPLETE, otherwise the turn's error, in either case after the `terminal` event. Only a call whose deadline passes
-	// before a CONTINUE turn has ended gets no `terminal`.
+	// INCOMPLETE, otherwise the turn's error, in either case after the `terminal` event. Only a call that ends
+	// before its turn gets no `terminal`: its deadline passes and the turn is to CONTINUE, or the database cannot be
+	// written (STORE_UNAVAILABLE, TURN_INTERRUPTED).
 	StreamTurn(*CreateTurnRequest, grpc.ServerStreamingServer[TurnEvent]) error
 	// Streams the events of a turn that exists: those that are there, then those that come. Starts nothing and bills
 	// nothing. Ends OK after the `terminal` event, whatever the turn's state: the read succeeded. In this release the

@@ -41,12 +41,13 @@ func openSQLite(ctx context.Context, path string, o Options) (_ *DB, err error) 
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil { //nolint:gosec // the operator names the file
 		return nil, err
 	}
-	// SQLite gives its other files the mode of this one.
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the operator names the file
-	if err != nil {
-		return nil, err
+	// SQLite gives its other files the mode of this one. A file that is there is not opened before it is locked: to close it
+	// again would drop the locks that a store in this process has on it.
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the operator names the file
+	if err == nil {
+		err = file.Close()
 	}
-	if err := file.Close(); err != nil {
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	// The lock is of the file and not of one of its names.

@@ -29,9 +29,9 @@ type answer struct {
 	common envelope
 
 	parts                    int
-	textPart, refusal, think int             // parts, plus 1
-	tools                    map[int]tool    // by the index of the tool call
-	calls                    map[string]bool // ids
+	textPart, refusal, think int            // parts, plus 1
+	tools                    map[int]tool   // by the index of the tool call
+	calls                    map[string]int // parts by id
 	lastTool                 int
 }
 
@@ -233,9 +233,14 @@ func (a *answer) addToolCall(t *toolCall) error {
 		index = len(a.calls)
 	}
 	a.lastTool = index
-	if known, ok := a.tools[index]; ok && (t.ID == "" || t.ID == known.id) {
+	part, twice := a.calls[t.ID]
+	goesOn := twice && t.Index == nil
+	if known, ok := a.tools[index]; ok && (t.ID == "" || t.ID == known.id || t.Function.Name == "") {
+		part, goesOn = known.part, true // nothing begins without a name
+	}
+	if goesOn {
 		if t.Function.Arguments != "" {
-			a.extend(conversation.EventToolCallDelta, known.part)
+			a.extend(conversation.EventToolCallDelta, part)
 			a.text = append(a.text, t.Function.Arguments...)
 		}
 		return nil
@@ -243,14 +248,16 @@ func (a *answer) addToolCall(t *toolCall) error {
 	switch {
 	case t.ID == "" || t.Function.Name == "":
 		return fmt.Errorf("tool call %d begins without id or name", index)
-	case len(t.ID) > maxCallID, strings.ContainsRune(t.ID, 0), a.calls[t.ID]:
+	case len(t.ID) > maxCallID, strings.ContainsRune(t.ID, 0), twice:
 		return fmt.Errorf("tool call %d has an id that no result could answer", index)
+	case !toolName(t.Function.Name):
+		return fmt.Errorf("tool call %d has a name that no tool has", index)
 	case a.parts >= maxParts:
 		return fmt.Errorf("the answer has more than %d parts", maxParts)
 	case a.tools == nil:
-		a.tools, a.calls = make(map[int]tool), make(map[string]bool)
+		a.tools, a.calls = make(map[int]tool), make(map[string]int)
 	}
-	a.tools[index], a.calls[t.ID] = tool{a.parts, t.ID}, true
+	a.tools[index], a.calls[t.ID] = tool{a.parts, t.ID}, a.parts
 	a.flush()
 	a.events = append(a.events, conversation.Event{
 		Kind: conversation.EventToolCallDelta, PartIndex: a.parts,
@@ -258,6 +265,13 @@ func (a *answer) addToolCall(t *toolCall) error {
 	})
 	a.parts++
 	return nil
+}
+
+// toolName reports whether a name is one that a tool can have, as the API and OpenAI both rule.
+func toolName(name string) bool {
+	return len(name) > 0 && len(name) <= 64 && !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && r != '_' && r != '-'
+	})
 }
 
 // addFinish takes in a finish reason; "" is none yet. One that is not known is no positive end: there are servers that

@@ -255,6 +255,9 @@ func TestFinish(t *testing.T) {
 			`{"choices":[{"delta":{"tool_calls":[{"id":"` + strings.Repeat("a", maxCallID+1) + `","function":{"name":"f"}}]},"finish_reason":"stop"}]}`,
 			conversation.FinishNone,
 		},
+		"a name that is none": {
+			`{"choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"f g"}}]},"finish_reason":"stop"}]}`, conversation.FinishNone,
+		},
 		"an id twice": {
 			`{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f"}},{"index":1,"id":"a","function":{"name":"f"}}]},"finish_reason":"stop"}]}`,
 			conversation.FinishNone,
@@ -301,6 +304,8 @@ func TestParts(t *testing.T) {
 		`data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"}"}}]}}]}`,
 		`data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":" "}},{"index":9,"id":"y","function":{"name":"g"}}]}}]}`,
 		`data: {"choices":[{"delta":{"tool_calls":[{"index":9,"id":"z","function":{"name":"h","arguments":"1"}}]}}]}`, // its server counts badly
+		`data: {"choices":[{"delta":{"tool_calls":[{"index":9,"id":"q","function":{"arguments":"2"}}]}}]}`,            // nor are its ids the same
+		`data: {"choices":[{"delta":{"tool_calls":[{"id":"x","function":{"arguments":"3"}}]}}]}`,
 		`data: {"model":"late","choices":[{"finish_reason":"tool_calls"}]}`, "",
 	}, "\n\n")})
 	defer s.Close()
@@ -312,7 +317,8 @@ func TestParts(t *testing.T) {
 		{Kind: conversation.EventTextDelta, PartIndex: 1, Text: "b"},
 		{Kind: conversation.EventToolCallDelta, PartIndex: 2, Text: "} "},
 		{Kind: conversation.EventToolCallDelta, PartIndex: 3, ToolCallID: "y", ToolName: "g"},
-		{Kind: conversation.EventToolCallDelta, PartIndex: 4, ToolCallID: "z", ToolName: "h", Text: "1"},
+		{Kind: conversation.EventToolCallDelta, PartIndex: 4, ToolCallID: "z", ToolName: "h", Text: "12"},
+		{Kind: conversation.EventToolCallDelta, PartIndex: 2, Text: "3"},
 	}
 	if err != nil || !slices.Equal(events, want) {
 		t.Errorf("%+v, %v", events, err)

@@ -125,7 +125,8 @@ func (e *Engine) Recover(ctx context.Context) error {
 }
 
 // Start assembles and admits a turn and returns a reader of its log. ctx bounds only that, and carries the caller's
-// trace: the turn itself goes on without it. An error is a *conversation.Error, or ctx's, and has left nothing behind.
+// trace: the turn itself goes on without it. An error is a *conversation.Error, or ctx's, and has left nothing behind
+// that runs.
 func (e *Engine) Start(ctx context.Context, r *Request) (*Reader, error) {
 	if !e.enter() {
 		return nil, conversation.Errorf(conversation.Draining, "the server is stopping; another one will take the call")
@@ -213,8 +214,7 @@ func (e *Engine) CancelActive(ctx context.Context, team string, id conversation.
 }
 
 // Drain refuses new turns, tells readers, and waits for the running turns until ctx ends; those that are left then end
-// FAILED / DRAINING. It returns when no turn runs any more, or some seconds
-// after ctx.
+// FAILED / DRAINING. It returns when no turn runs any more, or some seconds after ctx.
 func (e *Engine) Drain(ctx context.Context) {
 	e.mu.Lock()
 	if !e.closing {

@@ -160,6 +160,10 @@ func TestDeadlines(t *testing.T) {
 		cancel()
 		turn := c.turn(t, header.turn(t))
 		if on == chatsvcv1.OnDisconnect_ON_DISCONNECT_CANCEL {
+			eventually(t, 5*time.Second, "the turn has ended", func() bool { // as a rule before the answer that it is late
+				turn = c.turn(t, turn.GetName())
+				return turn.GetEndTime() != nil
+			})
 			if turn.GetState() != chatsvcv1.TurnState_TURN_STATE_FAILED || codes.Code(turn.GetError().GetCode()) != codes.DeadlineExceeded {
 				t.Errorf("CANCEL: %v", turn)
 			}

@@ -271,6 +271,14 @@ func TestShutdown(t *testing.T) {
 	if !noted {
 		t.Error("the reader was not told that the server stops")
 	}
+	resp, err := http.Get("http://" + p.admin + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("/readyz of a stopping server: %s", resp.Status)
+	}
 	_, err = collect(stuck)
 	wantReason(t, err, codes.Unavailable, "DRAINING")
 	if got := <-code; got != 0 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/hex"
+	"strings"
 	"testing"
 
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
@@ -72,5 +73,20 @@ func TestTrace(t *testing.T) {
 	}
 	if log := p.logs.String(); containsAny(log, "PROMPT-CANARY", "sk-canary", redKey) {
 		t.Error("the log holds content or a key")
+	}
+}
+
+// A collector that is away costs telemetry, and neither answers nor the exit code.
+func TestCollectorAway(t *testing.T) {
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+	p := serve(t, "")
+	if got := p.dial(t, redKey).say(t, "", "Bonjour"); got == "" {
+		t.Error("no answer")
+	}
+	if code := p.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if !strings.Contains(p.logs.String(), "the last telemetry is lost") {
+		t.Error("nobody is told that telemetry is lost")
 	}
 }

@@ -293,6 +293,72 @@ func TestTurnOfUnknownOutcomeIsEnded(t *testing.T) {
 	}
 }
 
+// A turn that may have been recorded is known until it is ended: cancelling it waits for that, and content that it was to
+// send is let go at once.
+func TestDisownedTurnCanBeCancelled(t *testing.T) {
+	t.Parallel()
+	var isDown atomic.Bool
+	isDown.Store(true)
+	recorded := make(chan *conversation.Turn, 1)
+	e, _ := newEngine(t, says("never"), func(_ *Options, f *faulty) {
+		f.begin = func(a *conversation.Admission) error {
+			recorded <- a.Turn
+			return down
+		}
+		f.end = func(*conversation.End) error {
+			if isDown.Load() {
+				return down
+			}
+			return nil
+		}
+	})
+	conv := newConversation(t, e)
+	if _, err := e.Start(t.Context(), say(conv, "hi")); !errors.Is(err, conversation.ErrStoreUnavailable) {
+		t.Fatalf("Start: %v", err)
+	}
+	turn := <-recorded
+	if turn.Input != nil {
+		t.Error("its input is kept")
+	}
+	if _, err := e.Cancel(t.Context(), "red", turn.ID); !errors.Is(err, conversation.ErrStoreUnavailable) {
+		t.Errorf("Cancel while the store is down: %v, want no RUNNING turn as if that were its end", err)
+	}
+	isDown.Store(false)
+	if err := e.CancelActive(t.Context(), "red", conv); err != nil && !errors.Is(err, conversation.ErrStoreUnavailable) {
+		t.Errorf("CancelActive: %v", err)
+	}
+	e.settling.Wait()
+	if e.known("red", turn.ID) != nil {
+		t.Error("the turn is known for ever")
+	}
+	ended, err := e.Cancel(t.Context(), "red", turn.ID)
+	if err != nil || ended.State != conversation.Failed || ended.Result.Error.Reason != conversation.StoreUnavailable {
+		t.Errorf("%+v, %v", ended, err)
+	}
+}
+
+// A stop does not wait for each of the turns that cannot be ended.
+func TestDrainWithDisownedTurns(t *testing.T) {
+	t.Parallel()
+	e, _ := newEngine(t, says("never"), func(_ *Options, f *faulty) {
+		f.begin = func(*conversation.Admission) error { return down }
+		f.end = func(*conversation.End) error { return down }
+	})
+	for range 5 {
+		if _, err := e.Start(t.Context(), say(conversation.ID{}, "hi")); !errors.Is(err, conversation.ErrStoreUnavailable) {
+			t.Fatalf("Start: %v", err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	began := time.Now()
+	e.Drain(ctx)
+	e.settling.Wait()
+	if took := time.Since(began); took > 2*endPatience {
+		t.Errorf("stopping took %v", took)
+	}
+}
+
 // A head that moves between reading and admitting means that what was assembled is stale: it is assembled again.
 func TestAssembledAgainWhenTheHeadMoves(t *testing.T) {
 	t.Parallel()

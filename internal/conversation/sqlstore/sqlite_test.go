@@ -356,3 +356,44 @@ func TestLockIsOfTheFile(t *testing.T) {
 		t.Error("a second store has the file under another name")
 	}
 }
+
+// A file that cannot give pages back, because it was made elsewhere, must not be asked for ever.
+func TestShrinkWithoutAutoVacuum(t *testing.T) {
+	t.Parallel()
+	db := openNew(t)
+	path := pathOf(db)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	plain, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{"PRAGMA journal_mode=DELETE", "PRAGMA auto_vacuum=0", "VACUUM"} {
+		if _, err := plain.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := plain.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err = OpenSQLite(t.Context(), path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	id := turn(t, db, conversation.ID{}, conversation.ID{}, strings.Repeat("x", 3<<20))
+	if err := db.DeleteTurn(t.Context(), "team", id); err != nil {
+		t.Fatal(err)
+	}
+	// The purger has looked: what it would do now, it has done.
+	for range 3 {
+		b := &purgeBatch{rows: purgeRows, bytes: purgeBytes}
+		if errs := together(t, db, b); errs[0] != nil {
+			t.Fatal(errs[0])
+		}
+		if b.more {
+			t.Fatal("it wants to go on, and nothing can be given back")
+		}
+	}
+}

@@ -479,3 +479,47 @@ func TestDeadlineInTheStream(t *testing.T) {
 		t.Errorf("%q, %v", text, err)
 	}
 }
+
+// A model that reasons sends nothing while it thinks, and is given the time; any other is stalled by then.
+func TestReasoningMayTakeLonger(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		sse(w, "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}\n\n")
+		select {
+		case <-time.After(300 * time.Millisecond):
+		case <-r.Context().Done():
+			return
+		}
+		sse(w, helloChunk, finishChunk, doneChunk)
+	})
+	c := newTestClient(t, Options{BaseURL: url, FirstEventTimeout: 100 * time.Millisecond})
+	for _, reasoning := range []bool{false, true} {
+		s, err := c.Generate(t.Context(), &provider.Request{Model: "m", Reasoning: reasoning})
+		var text string
+		if err == nil {
+			text, err = readAll(s)
+			_ = s.Close()
+		}
+		if stalled := errors.Is(err, &conversation.Error{Reason: conversation.UpstreamStalled}); stalled == reasoning || reasoning && text != "hello" {
+			t.Errorf("reasoning %v: %q, %v", reasoning, text, err)
+		}
+	}
+}
+
+// An answer that is whole is not thrown away because its usage is late.
+func TestDeadlineAfterTheFinishReason(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		sse(w, helloChunk, finishChunk)
+		<-r.Context().Done()
+	})
+	c := newTestClient(t, Options{BaseURL: url})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	s, err := c.Generate(ctx, &provider.Request{Model: "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if text, err := readAll(s); !errors.Is(err, io.EOF) || text != "hello" || s.Outcome().Finish != conversation.FinishStop {
+		t.Errorf("%q, %v, %+v", text, err, s.Outcome())
+	}
+}

@@ -91,7 +91,9 @@ func (r *run) attempt() (end *ended) {
 			end.err = r.recovered(ctx, p)
 		}
 		end.last = time.Now()
-		span.SetAttributes(outcomeAttributes(end)...)
+		if span.IsRecording() {
+			span.SetAttributes(outcomeAttributes(end)...)
+		}
 		if end.err != nil && !errors.Is(end.err, errOutputFull) {
 			setStatus(span, end.err)
 		}

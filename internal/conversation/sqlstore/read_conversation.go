@@ -22,8 +22,8 @@ WHERE c.team = $1 AND c.id = $2`
 FROM conversations c JOIN branches b ON b.id = c.id LEFT JOIN running r ON r.line = c.id
 WHERE c.team = $1 AND c.id < $2 ORDER BY c.id DESC LIMIT $3`
 
-	// The two that read messages leave out those behind the head, which can change, and return one row without a message where there are none, so that it can be told from an
-	// unknown conversation.
+	// The two that read messages leave out those behind the head, which can change, and return one row without a message
+	// where there are none, so that it can be told from an unknown conversation.
 	messageColumns = `m.position, m.id, m.turn, m.role, m.tokens, m.tokens_before, m.content`
 
 	// The plus keeps the head, which is far above $3 in all pieces but the first, from being the bound of the search.

@@ -1,7 +1,8 @@
 -- +goose Up
 
--- Times are nanoseconds since 1970, 0 where there is none yet; ids 16 bytes. What callers write is a BLOB, also where it is text: PostgreSQL's text
--- refuses U+0000. Wide columns stand last, so that reading the others does not walk their overflow pages.
+-- Times are nanoseconds since 1970, 0 where there is none yet; ids 16 bytes. What callers write is a BLOB, also where it
+-- is text: PostgreSQL's text refuses U+0000. Wide columns stand last, so that reading the others does not walk their
+-- overflow pages.
 
 CREATE TABLE conversations (
     id           BLOB    NOT NULL PRIMARY KEY,

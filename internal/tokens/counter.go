@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"strings"
 	"sync"
 	"unicode"
 	"unicode/utf8"
@@ -67,13 +68,13 @@ func (c *Counter) Count(enc Encoding, text string) int {
 }
 
 // count falls back to the one bound that always holds. The tokenizer fails only when its expression times out, and
-// none is set.
+// none is set. It leaves out DEL, which its vocabularies do not have and the models' do.
 func count(codec tokenizer.Codec, segment string) int {
 	n, err := codec.Count(segment)
 	if err != nil {
 		return len(segment)
 	}
-	return n
+	return n + strings.Count(segment, "\x7f")
 }
 
 // cut returns where to end the first segment of text, which is longer than segmentBytes: at the last place that the

@@ -214,7 +214,7 @@ func TestCounterIsSafeForConcurrentUse(t *testing.T) {
 }
 
 func FuzzCount(f *testing.F) {
-	for _, seed := range []string{"", "hello", "\xff\xfe", "\xe8\x96", strings.Repeat("\x80", 600), strings.Repeat("é'", 200), strings.Repeat("<|endoftext|>", 50)} {
+	for _, seed := range []string{"", "hello", "\x7f\x7f", "\xff\xfe", "\xe8\x96", strings.Repeat("\x80", 600), strings.Repeat("é'", 200), strings.Repeat("<|endoftext|>", 50)} {
 		f.Add(seed)
 	}
 	counter := tokens.NewCounter()

@@ -51,6 +51,15 @@ var (
 		"./cmd/...",
 	}
 
+	// testSupport is what tests of several packages use, and so cannot be in test files.
+	testSupport = []pattern{
+		"./internal/conversation/storetest/...",
+		"./internal/netfault/...",
+		"./internal/pgtest/...",
+		"./internal/provider/providertest/...",
+		"./internal/telemetry/otlptest/...",
+	}
+
 	grpc = []pattern{
 		"google.golang.org/grpc/...",
 		"google.golang.org/genproto/...",
@@ -90,12 +99,28 @@ var rules = []rule{
 		example: [2]pattern{"./internal/provider/openaisim", "github.com/sashabaranov/go-openai"},
 	},
 	{
-		from: all, notFrom: []pattern{"./internal/conversation/sqlstore/..."},
-		to: []pattern{
-			"database/sql/...", "modernc.org/sqlite/...", "github.com/jackc/pgx/...", "github.com/pressly/goose/...",
-		},
-		why:     "only sqlstore knows SQL: everyone else sees the Store contract and its sentinel errors",
+		from: all, notFrom: []pattern{"./internal/conversation/sqlstore/...", "./bench/..."},
+		to:      []pattern{"database/sql/...", "modernc.org/sqlite/...", "github.com/pressly/goose/..."},
+		why:     "only sqlstore knows SQL: everyone else sees the Store contract and its sentinel errors (bench measures databases bare)",
 		example: [2]pattern{"./internal/turn", "database/sql"},
+	},
+	{
+		from: all, notFrom: []pattern{"./internal/conversation/sqlstore/...", "./internal/pgtest", "./bench/..."},
+		to:      []pattern{"github.com/jackc/pgx/..."},
+		why:     "only sqlstore knows PostgreSQL, and pgtest, which makes databases for tests",
+		example: [2]pattern{"./cmd/chatsvc", "github.com/jackc/pgx/v5"},
+	},
+	{
+		from: all, notFrom: slices.Concat(testSupport, []pattern{"./bench/..."}),
+		to:      testSupport,
+		why:     "what supports tests is for tests and bench: a program that runs it by accident starts servers, or breaks connections",
+		example: [2]pattern{"./cmd/chatsvc", "./internal/netfault"},
+	},
+	{
+		from: testSupport,
+		to:   upper, notTo: []pattern{"./chatclient/..."},
+		why:     "what supports tests is below everything that it tests",
+		example: [2]pattern{"./internal/pgtest", "./cmd/chatsvc"},
 	},
 	{
 		from:    []pattern{"./internal/conversation/sqlstore/..."},
@@ -128,9 +153,13 @@ var rules = []rule{
 		example: [2]pattern{"./internal/turn", "./internal/service"},
 	},
 	{
-		from:    []pattern{"./chatclient/..."},
-		to:      []pattern{"./internal/..."},
-		why:     "chatclient is public: consumers could not name an internal type that it hands out",
+		from: []pattern{"./chatclient/..."},
+		to:   all,
+		notTo: []pattern{
+			"std", "./gen/...", "./chatclient/...", "github.com/google/uuid",
+			"google.golang.org/grpc/...", "google.golang.org/genproto/...", "google.golang.org/protobuf/...",
+		},
+		why:     "chatclient is public: its consumers could not name an internal type, and take on each of its dependencies",
 		example: [2]pattern{"./chatclient", "./internal/conversation"},
 	},
 }
@@ -184,7 +213,10 @@ func TestRulesAllow(t *testing.T) {
 		{"./internal/interceptor", "google.golang.org/grpc"},
 		{"./internal/service", "./gen/chatsvc/v1"},
 		{"./cmd/chatsvc", "./internal/conversation/sqlstore"},
+		{"./bench", "./internal/pgtest"},
+		{"./internal/pgtest", "github.com/jackc/pgx/v5/pgconn"},
 		{"./chatclient", "./gen/chatsvc/v1"},
+		{"./chatclient", "google.golang.org/grpc/codes"},
 	} {
 		from, to := expand(arrow[0]), expand(arrow[1])
 		if why := refuse(from, to); why != "" {

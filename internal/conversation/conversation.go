@@ -27,18 +27,29 @@ type Conversation struct {
 	Team string
 	Spec Spec
 
-	// HeadTurn is the last turn of the main line; zero while there is none.
+	// HeadTurn is the last turn of the main line; zero while there is none. In a fork it can be a turn of the conversation
+	// that was forked.
 	HeadTurn ID
-	// HeadPosition is the number of messages on the main line, up to and including the head turn's.
-	HeadPosition int64
-	// HeadTokens is the number of tokens of these messages, in the encoding of StoredMessage.Tokens.
-	HeadTokens int64
-	// ActiveTurn is the turn that runs on the main line; zero if none does.
+	// Head is the end of the head turn.
+	Head Place
+	// ActiveTurn is the turn that runs on the main line, or waits for its turn there; zero if none does.
 	ActiveTurn ID
 
 	Version    Version
 	CreateTime time.Time
 	UpdateTime time.Time
+	// ExpireTime is when the conversation is deleted by itself; zero for never.
+	ExpireTime time.Time
+}
+
+// Place is an end of some messages that follow each other: those before it on its branch, and on the branches that this
+// one has grown out of. The zero Place is before the first message of any line.
+type Place struct {
+	Branch ID
+	// Position is the number of the messages.
+	Position int64
+	// Tokens is their size, in the encoding of StoredMessage.Tokens.
+	Tokens int64
 }
 
 // Spec is what callers set in a conversation.

@@ -17,7 +17,12 @@ const (
 	EventTerminal
 	NoteHeartbeat
 	NoteDraining
+	NoteQueueUpdate
 )
+
+// SequenceBlock is how far the sequence numbers of one owner of a turn are from those of the next. The n-th takeover of a turn
+// begins its log at n*SequenceBlock + 1, which no earlier owner can have used: none appends more events than this.
+const SequenceBlock = 1_000_000
 
 // Event is one entry of a turn's log. Kind says which fields mean something. An event in a log is never changed, so
 // readers share it.
@@ -36,6 +41,8 @@ type Event struct {
 	// Attempt counts from 1; Model is the one asked.
 	Attempt int
 	Model   string
+	// Ahead is how many turns are before this one (NoteQueueUpdate).
+	Ahead int
 	// Turn is the turn as it was recorded (accepted) or as it ended (terminal); without input.
 	Turn *Turn
 }

@@ -97,7 +97,21 @@ type Turn struct {
 
 	Input  []Message // only where content was asked for
 	Output []Message // only where content was asked for
+	// ContentExpired: content was asked for, and is no longer kept.
+	ContentExpired bool
+	// End is where the turn's messages end, for turns that continue it; zero until it ended.
+	End    Place
 	Result Result
+}
+
+// Overrides are what a request says besides its input; a turn that waits, or that another server goes on with, is put
+// together from them again.
+type Overrides struct {
+	Instructions *string    `json:"instructions,omitempty"`
+	Model        string     `json:"model,omitempty"`
+	Config       Config     `json:"config,omitzero"`
+	Tools        []Tool     `json:"tools,omitempty"`
+	ToolChoice   ToolChoice `json:"tool_choice,omitzero"`
 }
 
 // Result is what is known of a turn besides its content; it is final when the turn has ended.

@@ -2,13 +2,13 @@ package sqlstore
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
@@ -17,26 +17,32 @@ import (
 // it in one transaction; it never waits for more. The transaction reads by key what the items need, decides the items in Go in the
 // order of their arrival, each seeing what the earlier ones do, and writes row sets, table by table.
 type committer struct {
-	dialect  dialect
-	log      *slog.Logger
-	pool     *sql.DB
-	maxGroup int
-	group    *group
+	dialect   dialect
+	ownership *ownership
+	log       *slog.Logger
+	maxGroup  int
+	group     *group
+	// wake is told, after a commit, who waits for what it wrote.
+	wake  func([]conversation.ID)
+	wakes []conversation.ID // what the last group said
 
 	queue   chan *item
 	closing chan struct{}
 	stopped chan struct{} // closed when no item will be answered any more
 
-	writer *writer // nil until it is needed, and after the connection broke
+	writer *setWriter // nil until it is needed, and after the connection broke
 
 	// writing is held during a transaction, so that a checkpoint need not wait by polling.
 	writing sync.Mutex
 
-	groups, items, halved atomic.Int64 // groups and items committed, and groups refused; for tests and benchmarks
+	// Groups and items committed, groups refused and groups tried again; for tests and benchmarks.
+	groups, items, halved, again atomic.Int64
 }
 
-// An op is a write, made ready by its caller's goroutine. One that is undone because another item of its group was
-// refused by the database is decided again, so decide starts from nothing that an earlier one left in the op.
+// An op is a write, made ready by its caller's goroutine. One that is undone, because another item of its group was
+// refused by the database or because the connection was lost, is decided again, maybe by a later owner: decide starts from
+// nothing that an earlier one left in the op. What an op learns from the database it learns before the COMMIT is sent: the
+// answers to what is sent with it can be lost though it happened.
 type op interface {
 	// want names the rows that decide looks at.
 	want(k *keys)
@@ -66,16 +72,17 @@ const (
 	abandoned
 )
 
-func newCommitter(d dialect, pool *sql.DB, owner conversation.ID, o Options) *committer {
+func newCommitter(d dialect, own *ownership, wake func([]conversation.ID), o Options) *committer {
 	return &committer{
-		dialect:  d,
-		log:      o.Logger,
-		pool:     pool,
-		maxGroup: o.maxGroup,
-		group:    newGroup(owner),
-		queue:    make(chan *item, o.maxGroup),
-		closing:  make(chan struct{}),
-		stopped:  make(chan struct{}),
+		dialect:   d,
+		ownership: own,
+		log:       o.Logger,
+		maxGroup:  o.maxGroup,
+		group:     newGroup(own.current()),
+		wake:      wake,
+		queue:     make(chan *item, o.maxGroup),
+		closing:   make(chan struct{}),
+		stopped:   make(chan struct{}),
 	}
 }
 
@@ -190,14 +197,7 @@ func (c *committer) run() {
 
 // refuse answers all items that were not begun, b and those in the queue, and closes the connection.
 func (c *committer) refuse(b *batch) {
-	for queued := true; queued; {
-		select {
-		case it := <-c.queue:
-			b.take(it)
-		default:
-			queued = false
-		}
-	}
+	c.emptyQueue(errClosed)
 	for _, it := range b.items {
 		it.done <- unavailable(it.doing, errClosed)
 	}
@@ -206,10 +206,24 @@ func (c *committer) refuse(b *batch) {
 	}
 }
 
+// emptyQueue answers what waits.
+func (c *committer) emptyQueue(cause error) {
+	for {
+		select {
+		case it := <-c.queue:
+			if it.state.CompareAndSwap(waiting, taken) {
+				it.done <- unavailable(it.doing, cause)
+			}
+		default:
+			return
+		}
+	}
+}
+
 // commit has the items of group done and their callers answered. It returns deferred with the items for the next group
 // added to it.
 func (c *committer) commit(group, deferred []*item) []*item {
-	err := c.attempt(group)
+	err := c.persist(group)
 	switch {
 	case err == nil:
 		c.groups.Add(1)
@@ -221,9 +235,14 @@ func (c *committer) commit(group, deferred []*item) []*item {
 			}
 			it.done <- it.err
 		}
-	case c.dialect.unavailable(err):
+		c.wake(c.wakes)
+	case c.dialect.fault(err) != refused:
 		for _, it := range group {
 			it.done <- unavailable(it.doing, err)
+		}
+		if _, none := errors.AsType[*connectError](err); none {
+			// What waits would hear the same one after the other, each after a try of its own.
+			c.emptyQueue(err)
 		}
 	case len(group) == 1:
 		group[0].done <- fmt.Errorf("%s: %w", group[0].doing, err)
@@ -236,6 +255,67 @@ func (c *committer) commit(group, deferred []*item) []*item {
 		deferred = c.commit(group[half:], deferred)
 	}
 	return deferred
+}
+
+// How often a group is tried, and for how long a further try may begin: its callers wait.
+const (
+	maxTries = 4
+	tryFor   = 8 * time.Second
+)
+
+// persist has a group committed, in more than one try if something came between.
+func (c *committer) persist(group []*item) error {
+	start := time.Now()
+	for try := 1; ; try++ {
+		err := c.attempt(group)
+		var fenced *fencedError
+		var unknown *commitError
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &fenced):
+			// The group is decided again by the owner that this process is next.
+			if err := c.dialect.reown(context.Background(), fenced.owner); err != nil {
+				return &connectError{fmt.Errorf("become an owner again: %w", err)}
+			}
+			c.wake([]conversation.ID{dutiesID}) // which tell that
+		case c.dialect.fault(err) != transient:
+			return err
+		case errors.As(err, &unknown) && !c.dialect.rolledBack(err):
+			committed, lookErr := c.dialect.outcome(context.Background())
+			if lookErr != nil {
+				return fmt.Errorf("%w; and its outcome is not known: %w", err, lookErr)
+			}
+			if committed {
+				c.log.Warn("the answer to a commit was lost; it has happened", "items", len(group), "error", err)
+				return nil
+			}
+		}
+		if try == maxTries || time.Since(start) > tryFor {
+			return err
+		}
+		c.again.Add(1)
+		c.log.Warn("a group of writes is tried again", "items", len(group), "error", err)
+	}
+}
+
+// A connectError is that of a connection that could not be made.
+type connectError struct{ cause error }
+
+func (e *connectError) Error() string { return "connect: " + e.cause.Error() }
+func (e *connectError) Unwrap() error { return e.cause }
+
+// A commitError is that of the statements that end with COMMIT.
+type commitError struct{ cause error }
+
+func (e *commitError) Error() string { return "commit: " + e.cause.Error() }
+func (e *commitError) Unwrap() error { return e.cause }
+
+// A fencedError says that an owner has been given up for dead.
+type fencedError struct{ owner owner }
+
+func (e *fencedError) Error() string {
+	return fmt.Sprintf("the owner %x was given up for dead in its epoch %d", e.owner.id, e.owner.epoch)
 }
 
 // attempt does the items of group in one transaction, or returns why it was rolled back.
@@ -252,16 +332,20 @@ func (c *committer) attempt(group []*item) (err error) {
 			c.rollback(ctx, err)
 		}
 	}()
-	if err := w.exec(ctx, c.dialect.begin()); err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
+	o := c.ownership.current()
+	w.do(c.dialect.begin(), nil, nil)
+	fenced := c.dialect.fence(w, o)
 	g := c.group
 	defer g.reset()
+	g.owner = o
 	for _, it := range group {
 		it.op.want(&g.keys)
 	}
 	if err := g.load(ctx, w); err != nil {
-		return err
+		return fmt.Errorf("begin: %w", err)
+	}
+	if fenced() {
+		return &fencedError{o}
 	}
 	for _, it := range group {
 		it.err = it.op.decide(g)
@@ -269,27 +353,33 @@ func (c *committer) attempt(group []*item) (err error) {
 	if err := g.write(ctx, w); err != nil {
 		return err
 	}
-	if err := w.exec(ctx, "COMMIT"); err != nil {
-		return fmt.Errorf("commit: %w", err)
+	c.wakes = append(c.wakes[:0], g.woken...)
+	if err := w.exec(ctx, commitStatement); err != nil {
+		return &commitError{err}
 	}
-	c.dialect.committed(w.conn)
+	c.dialect.committed(w.writer)
 	return nil
 }
 
-func (c *committer) connect(ctx context.Context) (*writer, error) {
+var (
+	commitStatement   = &statement{"COMMIT"}
+	rollbackStatement = &statement{"ROLLBACK"}
+)
+
+func (c *committer) connect(ctx context.Context) (*setWriter, error) {
 	if c.writer == nil {
-		conn, err := c.pool.Conn(ctx)
+		w, err := c.dialect.connect(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("connect: %w", err)
+			return nil, &connectError{err}
 		}
-		c.writer = newWriter(conn, c.dialect)
+		c.writer = newSetWriter(w, c.dialect)
 	}
 	return c.writer, nil
 }
 
-// rollback undoes the transaction that ended in cause, and drops the connection unless all that was wrong is a row.
+// rollback undoes the transaction that ended in cause, and drops the connection if it is what is wrong.
 func (c *committer) rollback(ctx context.Context, cause error) {
-	if err := c.writer.exec(ctx, "ROLLBACK"); err == nil && !c.dialect.unavailable(cause) {
+	if err := c.writer.exec(ctx, rollbackStatement); err == nil && c.dialect.fault(cause) != unusable {
 		return
 	}
 	c.writer.close()

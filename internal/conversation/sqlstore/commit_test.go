@@ -77,11 +77,12 @@ func eventually(tb testing.TB, what string, is func() bool) {
 	}
 }
 
-// settled returns a store whose purger has nothing left to do.
-func settled(t *testing.T) *DB {
+// settled returns db once its keeper has nothing left to do.
+func settled(t *testing.T, db *DB) *DB {
 	t.Helper()
-	db := openNew(t)
-	eventually(t, "the purger has looked", func() bool { return db.committer.items.Load() > 0 })
+	if !db.dialect.shared() { // there, it does not go through the committer
+		eventually(t, "the keeper has looked", func() bool { return db.committer.items.Load() > 0 })
+	}
 	return db
 }
 
@@ -105,13 +106,18 @@ func mustEnd(t *testing.T, e *conversation.End) op {
 
 func TestPoisonHarmsOnlyItself(t *testing.T) {
 	t.Parallel()
-	db := settled(t)
+	onEngines(t, testPoisonHarmsOnlyItself)
+}
+
+func testPoisonHarmsOnlyItself(t *testing.T, db *DB) {
+	t.Helper()
+	settled(t, db)
 	c := newConversation(t, db)
 	ops := make([]op, 512)
 	turns := make([]*conversation.Admission, len(ops))
 	bad := map[int]bool{0: true, 17: true, 300: true, 301: true, 511: true}
 	for i := range ops {
-		turns[i] = admission(conversation.ID{}, conversation.ID{}, fmt.Sprint("turn ", i))
+		turns[i] = oneShot(fmt.Sprint("turn ", i))
 		ops[i] = mustBegin(t, turns[i])
 		if bad[i] {
 			ops[i] = poison()
@@ -153,9 +159,14 @@ func TestPoisonHarmsOnlyItself(t *testing.T) {
 // The items of a group see what the earlier ones do.
 func TestGroupSeesItself(t *testing.T) {
 	t.Parallel()
-	db := settled(t)
+	onEngines(t, testGroupSeesItself)
+}
+
+func testGroupSeesItself(t *testing.T, db *DB) {
+	t.Helper()
+	settled(t, db)
 	c := newConversation(t, db)
-	var none conversation.ID
+	var none head
 
 	first, second := admission(c.ID, none, "1"), admission(c.ID, none, "2")
 	created := &createConversation{id: newID(), team: "team", time: 1, spec: []byte("{}")}
@@ -168,7 +179,7 @@ func TestGroupSeesItself(t *testing.T) {
 	}
 
 	// An end makes room for a begin on what it leaves as the head, and a second end finds the first.
-	next, stale := admission(c.ID, first.Turn.ID, "3"), admission(c.ID, none, "4")
+	next, stale := admission(c.ID, after(first), "3"), admission(c.ID, none, "4")
 	errs = together(t, db, mustBegin(t, stale), mustEnd(t, ending(first, "a")), mustBegin(t, stale), mustEnd(t, ending(first, "b")),
 		mustBegin(t, next), mustBegin(t, stale))
 	want(t, errs, conversation.ErrConversationBusy, nil, conversation.ErrHeadMoved, conversation.ErrTurnEnded, nil,
@@ -177,25 +188,24 @@ func TestGroupSeesItself(t *testing.T) {
 	// A failed end leaves the head, and its messages make place for those of the next turn.
 	failed := ending(next, "partial")
 	failed.Turn.State = conversation.Failed
-	after := admission(c.ID, first.Turn.ID, "5")
-	errs = together(t, db, mustEnd(t, failed), mustBegin(t, after), nothing())
+	fifth := admission(c.ID, after(first), "5")
+	errs = together(t, db, mustEnd(t, failed), mustBegin(t, fifth), nothing())
 	want(t, errs, nil, nil, nil)
 
 	// An end that comes in the group of its begin waits for the next group.
-	shot := admission(none, none, "shot")
-	errs = together(t, db, mustEnd(t, ending(after, "c")), mustBegin(t, shot), mustEnd(t, ending(shot, "d")),
-		&deleteTurn{turnKey{"team", shot.Turn.ID}})
-	want(t, errs, nil, nil, nil, conversation.ErrConversationBusy)
+	shot := oneShot("shot")
+	errs = together(t, db, mustEnd(t, ending(fifth, "c")), mustBegin(t, shot), mustEnd(t, ending(shot, "d")))
+	want(t, errs, nil, nil, nil)
 
 	// What a group changes and then deletes is gone.
-	last := admission(c.ID, after.Turn.ID, "6")
+	last := admission(c.ID, after(fifth), "6")
 	want(t, together(t, db, mustBegin(t, last)), nil)
 	errs = together(t, db, mustEnd(t, ending(last, "e")),
-		&updateConversation{id: c.ID, team: "team", version: conversation.Version{Spec: 1, Head: 4}, time: 2, spec: []byte("{}")},
-		&updateConversation{id: c.ID, team: "team", version: conversation.Version{Spec: 1, Head: 4}, time: 2, spec: []byte("{}")},
-		&updateConversation{id: c.ID, team: "team", version: conversation.Version{Spec: 2, Head: 4}, time: 3, spec: []byte("{}")},
+		&updateConversation{id: c.ID, team: "team", head: last.Turn.ID, version: conversation.Version{Spec: 1, Head: 4}, time: 2, spec: []byte("{}")},
+		&updateConversation{id: c.ID, team: "team", head: last.Turn.ID, version: conversation.Version{Spec: 1, Head: 4}, time: 2, spec: []byte("{}")},
+		&updateConversation{id: c.ID, team: "team", head: last.Turn.ID, version: conversation.Version{Spec: 2, Head: 4}, time: 3, spec: []byte("{}")},
 		&deleteConversation{id: c.ID, team: "team", time: 4},
-		mustBegin(t, admission(c.ID, last.Turn.ID, "7")),
+		mustBegin(t, admission(c.ID, after(last), "7")),
 		&deleteTurn{turnKey{"team", shot.Turn.ID}},
 		&deleteTurn{turnKey{"team", shot.Turn.ID}})
 	want(t, errs, nil, nil, conversation.ErrEtagMismatch, nil, nil, conversation.ErrNotFound, nil, conversation.ErrNotFound)
@@ -222,8 +232,13 @@ func want(t *testing.T, got []error, want ...error) {
 // A caller that leaves before its group begins leaves nothing, and learns so at once.
 func TestAbandonedItemIsDropped(t *testing.T) {
 	t.Parallel()
-	db := settled(t)
-	gone, stays := admission(conversation.ID{}, conversation.ID{}, "gone"), admission(conversation.ID{}, conversation.ID{}, "stays")
+	onEngines(t, testAbandonedItemIsDropped)
+}
+
+func testAbandonedItemIsDropped(t *testing.T, db *DB) {
+	t.Helper()
+	settled(t, db)
+	gone, stays := oneShot("gone"), oneShot("stays")
 	ctx, cancel := context.WithCancel(t.Context())
 	resume := stall(db)
 	var wg sync.WaitGroup
@@ -252,13 +267,18 @@ func TestAbandonedItemIsDropped(t *testing.T) {
 // A caller that leaves while its group is committed gets the outcome all the same; only a Ping is let go.
 func TestContextEndsDuringCommit(t *testing.T) {
 	t.Parallel()
-	db := settled(t)
-	a := admission(conversation.ID{}, conversation.ID{}, "hi")
+	onEngines(t, testContextEndsDuringCommit)
+}
+
+func testContextEndsDuringCommit(t *testing.T, db *DB) {
+	t.Helper()
+	settled(t, db)
+	a := oneShot("hi")
 	if err := db.BeginTurn(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
 	c := &conversation.Conversation{ID: newID(), Team: "team"}
-	begun := admission(conversation.ID{}, conversation.ID{}, "begun")
+	begun := oneShot("begun")
 	ctx, cancel := context.WithCancel(t.Context())
 	createErr, beginErr, endErr, pingErr := make(chan error, 1), make(chan error, 1), make(chan error, 1), make(chan error, 1)
 	var wg sync.WaitGroup
@@ -298,14 +318,14 @@ func TestContextEndsDuringCommit(t *testing.T) {
 
 func TestCloseFailsWhatWaits(t *testing.T) {
 	t.Parallel()
-	db := settled(t)
+	db := settled(t, openNew(t))
 	var wg sync.WaitGroup
 	errs := make(chan error, 2000)
 	acknowledged := make(chan *conversation.Admission, 100_000)
 	for range 20 {
 		wg.Go(func() {
 			for {
-				a := admission(conversation.ID{}, conversation.ID{}, "hi")
+				a := oneShot("hi")
 				if err := db.BeginTurn(t.Context(), a); err != nil {
 					errs <- err
 					return
@@ -337,14 +357,19 @@ func TestCloseFailsWhatWaits(t *testing.T) {
 // 256 callers share their commits.
 func TestCommitsPerTurn(t *testing.T) {
 	t.Parallel()
-	db := settled(t)
+	onEngines(t, testCommitsPerTurn)
+}
+
+func testCommitsPerTurn(t *testing.T, db *DB) {
+	t.Helper()
+	settled(t, db)
 	const callers, turns = 256, 6
 	before := db.committer.groups.Load()
 	var wg sync.WaitGroup
 	for range callers {
 		wg.Go(func() {
 			for range turns {
-				a := admission(conversation.ID{}, conversation.ID{}, "hi")
+				a := oneShot("hi")
 				if err := db.BeginTurn(t.Context(), a); err != nil {
 					t.Error(err)
 				}
@@ -362,8 +387,12 @@ func TestCommitsPerTurn(t *testing.T) {
 
 func TestSetText(t *testing.T) {
 	t.Parallel()
-	s := &set{"INSERT INTO x (a, b) VALUES ", " RETURNING a", 2}
+	s := &set{"INSERT INTO x (a, b) VALUES ", " RETURNING a", 2, []string{"", "uuid"}}
 	if got, want := s.text(&sqliteDialect{}, 3), "INSERT INTO x (a, b) VALUES (?,?),(?,?),(?,?) RETURNING a"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	const want = "INSERT INTO x (a, b) VALUES ($1,$2::uuid),($3,$4),($5,$6) RETURNING a"
+	if got := s.text(&postgresDialect{}, 3); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -371,12 +400,17 @@ func TestSetText(t *testing.T) {
 // Groups of any size are written and read whole, whatever statements they are cut into.
 func TestGroupSizes(t *testing.T) {
 	t.Parallel()
-	db := settled(t)
+	onEngines(t, testGroupSizes)
+}
+
+func testGroupSizes(t *testing.T, db *DB) {
+	t.Helper()
+	settled(t, db)
 	for _, n := range []int{1, 2, 3, 63, 64, 65, 127, 129, 200 + rand.IntN(300)} {
 		ops, ends := make([]op, n), make([]op, n)
 		turns := make([]*conversation.Admission, n)
 		for i := range ops {
-			turns[i] = admission(newConversation(t, db).ID, conversation.ID{}, "hi")
+			turns[i] = admission(newConversation(t, db).ID, head{}, "hi")
 			ops[i], ends[i] = mustBegin(t, turns[i]), mustEnd(t, ending(turns[i], "ho"))
 		}
 		for i, err := range append(together(t, db, ops...), together(t, db, ends...)...) {
@@ -386,7 +420,7 @@ func TestGroupSizes(t *testing.T) {
 		}
 		for _, a := range turns {
 			c, err := db.GetConversation(t.Context(), "team", a.Turn.Conversation)
-			if err != nil || c.HeadTurn != a.Turn.ID || c.HeadPosition != 2 {
+			if err != nil || c.HeadTurn != a.Turn.ID || c.Head.Position != 2 {
 				t.Fatalf("%d: %+v, %v", n, c, err)
 			}
 		}

@@ -24,7 +24,7 @@ func TestDiskErrorChild(t *testing.T) {
 	}
 	db := openAt(t, path, Options{})
 	c := newConversation(t, db)
-	kept := turn(t, db, c.ID, conversation.ID{}, "kept")
+	kept := turn(t, db, c.ID, head{}, "kept")
 
 	info, err := os.Stat(path + "-wal")
 	if err != nil {
@@ -46,7 +46,7 @@ func TestDiskErrorChild(t *testing.T) {
 		if _, err := db.GetTurn(t.Context(), "team", refused.Turn.ID, false); !errors.Is(err, conversation.ErrNotFound) {
 			t.Fatalf("the refused turn: %v", err)
 		}
-		if got, err := db.GetConversation(t.Context(), "team", c.ID); err != nil || !got.ActiveTurn.IsZero() || got.HeadTurn != kept {
+		if got, err := db.GetConversation(t.Context(), "team", c.ID); err != nil || !got.ActiveTurn.IsZero() || got.HeadTurn != kept.turn {
 			t.Fatalf("the conversation: %+v, %v", got, err)
 		}
 	}

@@ -1,39 +1,45 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
-	"database/sql"
-	"fmt"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
-// epoch tells the lives of one owner apart. A process that opens a file is a new owner, so there is one.
-const epoch = 1
-
 // keys are the rows that the ops of a group look at.
 type keys struct {
-	lines []any     // conversation ids
-	ends  []turnKey // turns that should be running; looked up in turns where they are not
-	turns []any     // team and id
+	claims []newClaim // to be made, where the request id is free
+	freed  []claimKey // request ids that may become free
+	lines  []conversation.ID
+	locks  []conversation.ID // running turns whose rows are changed
+	runs   []conversation.ID // running turns that are not found with their lines
+	ends   []turnKey         // turns that should be running; looked up in turns where they are not
+	turns  []any             // team and id
 }
 
 // A group is what one transaction knows, as its ops see it one after the other, and what it is going to write.
 type group struct {
-	owner    conversation.ID
-	ownerArg any
-	keys     keys
-	lines    map[conversation.ID]*line
-	runs     map[conversation.ID]*run
-	turns    map[turnKey]turnRow
-	begun    map[conversation.ID]bool
+	owner  owner
+	keys   keys
+	claims map[claimKey]conversation.Claim
+	lines  map[conversation.ID]*line
+	runs   map[conversation.ID]*run
+	turns  map[turnKey]turnRow
+	begun  map[conversation.ID]bool
 
 	// Rows to write, flat, in the order of the columns of the set of the same name.
-	endedRuns, movedMessages, newConversations, newBranches, endedTurns, newTurns, newMessages, newRuns,
-	newSpecs, heads, goneConversations, deletions, goneTurns, goneMessages []any
-	changed []conversation.ID // the lines with something to write
+	goneClaims, endedRuns, movedMessages, newConversations, newBranches, startedTurns, recordedTurns, endedTurns, newTurns,
+	newMessages, startedRuns, changedRuns, newRuns, goneEvents, newEvents, newSpecs, heads, goneConversations, deletions,
+	goneTurns, goneMessages, goneLogs []any
+	changed      []conversation.ID // the lines with something to write
+	changedTurns []conversation.ID // the running turns with something to write
 	// then runs after all else has been written.
-	then []func(context.Context, *writer) error
+	then []func(context.Context, *setWriter) error
+	// woken are the turns and conversations of which subscribers are told after the commit.
+	woken []conversation.ID
+
+	args []any // for load
 }
 
 // A line is a conversation's main line, with what identifies the conversation.
@@ -41,23 +47,48 @@ type line struct {
 	team                 string
 	spec                 int64
 	createTime, specTime int64
-	head                 conversation.ID
+	head, tip            conversation.ID
 	position, tokens     int64
 	version, headTime    int64
-	active               conversation.ID
 
-	changed bool // is in group.changed
-	moved   bool // the head is to be written
-	newSpec any  // what is to be written of the spec; nil for nothing
+	active  conversation.ID   // the turn that runs on the line
+	waiting []conversation.ID // the turns that wait for it, the first in front
+	forks   []conversation.ID // the turns that run on branches of their own
+
+	changed    bool // is in group.changed
+	moved      bool // the head is to be written
+	newSpec    any  // what is to be written of the spec, with expireTime; nil for nothing
+	expireTime int64
+}
+
+// place is the end of the line.
+func (l *line) place() conversation.Place {
+	if l.head.IsZero() {
+		return conversation.Place{}
+	}
+	return conversation.Place{Branch: l.tip, Position: l.position, Tokens: l.tokens}
+}
+
+// first is the turn that has the line or is going to have it next.
+func (l *line) first() conversation.ID {
+	if l.active.IsZero() && len(l.waiting) > 0 {
+		return l.waiting[0]
+	}
+	return l.active
 }
 
 // A run is a row of running.
 type run struct {
-	team                    string
-	line                    conversation.ID
-	owner                   conversation.ID
-	epoch                   int64
-	start, position, tokens int64
+	team                            string
+	conversation                    conversation.ID
+	main                            bool  // on the main line
+	ticket                          int64 // above 0 while the turn waits
+	owner                           owner
+	branch                          conversation.ID
+	start, position, tokens         int64
+	callers                         int64
+	cancel                          bool
+	isChanged, isRecorded, isLogged bool // by an op of this group
 }
 
 type turnKey struct {
@@ -68,35 +99,57 @@ type turnKey struct {
 type turnRow struct {
 	conversation conversation.ID
 	state        conversation.State
+	end          conversation.Place
 }
 
-func newGroup(owner conversation.ID) *group {
+type claimKey struct{ team, requestID string }
+
+func (k claimKey) compare(other claimKey) int {
+	return cmp.Or(cmp.Compare(k.requestID, other.requestID), cmp.Compare(k.team, other.team))
+}
+
+type newClaim struct {
+	claimKey
+	conversation.Claim
+	time int64
+}
+
+func newGroup(o owner) *group {
 	return &group{
-		owner:    owner,
-		ownerArg: idArg(owner),
-		lines:    make(map[conversation.ID]*line),
-		runs:     make(map[conversation.ID]*run),
-		turns:    make(map[turnKey]turnRow),
-		begun:    make(map[conversation.ID]bool),
+		owner:  o,
+		claims: make(map[claimKey]conversation.Claim),
+		lines:  make(map[conversation.ID]*line),
+		runs:   make(map[conversation.ID]*run),
+		turns:  make(map[turnKey]turnRow),
+		begun:  make(map[conversation.ID]bool),
 	}
 }
 
 // reset empties g but keeps the memory; it lets go of the values, which hold content.
 func (g *group) reset() {
+	clear(g.claims)
 	clear(g.lines)
 	clear(g.runs)
 	clear(g.turns)
 	clear(g.begun)
-	g.keys.ends = g.keys.ends[:0]
+	clear(g.keys.claims)
+	clear(g.keys.freed)
+	clear(g.keys.ends)
+	g.keys.claims, g.keys.freed, g.keys.ends = g.keys.claims[:0], g.keys.freed[:0], g.keys.ends[:0]
+	for _, s := range []*[]conversation.ID{
+		&g.keys.lines, &g.keys.locks, &g.keys.runs, &g.changed, &g.changedTurns, &g.woken,
+	} {
+		*s = (*s)[:0]
+	}
 	for _, s := range []*[]any{
-		&g.keys.lines, &g.keys.turns,
-		&g.endedRuns, &g.movedMessages, &g.newConversations, &g.newBranches, &g.endedTurns, &g.newTurns, &g.newMessages,
-		&g.newRuns, &g.newSpecs, &g.heads, &g.goneConversations, &g.deletions, &g.goneTurns, &g.goneMessages,
+		&g.keys.turns, &g.args, &g.goneClaims, &g.endedRuns, &g.movedMessages, &g.newConversations, &g.newBranches,
+		&g.startedTurns, &g.recordedTurns, &g.endedTurns, &g.newTurns, &g.newMessages, &g.startedRuns, &g.changedRuns, &g.newRuns,
+		&g.goneEvents, &g.newEvents, &g.newSpecs, &g.heads, &g.goneConversations, &g.deletions, &g.goneTurns, &g.goneMessages,
+		&g.goneLogs,
 	} {
 		clear(*s)
 		*s = (*s)[:0]
 	}
-	g.changed = g.changed[:0]
 	clear(g.then)
 	g.then = g.then[:0]
 }
@@ -110,77 +163,68 @@ func (g *group) line(team string, id conversation.ID) (*line, error) {
 	return l, nil
 }
 
-// change has what is to be written of a line written at the end of the group, once.
-func (g *group) change(id conversation.ID, l *line) {
+// running returns a turn that runs or waits, in whatever process.
+func (g *group) running(k turnKey) (*run, error) {
+	if g.begun[k.id] {
+		return nil, errNextGroup
+	}
+	if r := g.runs[k.id]; r != nil && r.team == k.team {
+		return r, nil
+	}
+	if _, ok := g.turns[k]; ok {
+		return nil, conversation.ErrTurnEnded
+	}
+	return nil, conversation.ErrNotFound
+}
+
+// mine is running for turns of this owner.
+func (g *group) mine(k turnKey) (*run, error) {
+	r, err := g.running(k)
+	if err == nil && !g.owns(r) {
+		return nil, conversation.ErrTurnEnded
+	}
+	return r, err
+}
+
+func (g *group) owns(r *run) bool { return r.owner == g.owner }
+
+// changeLine has what is to be written of a line written at the end of the group, once.
+func (g *group) changeLine(id conversation.ID, l *line) {
 	if !l.changed {
 		l.changed = true
 		g.changed = append(g.changed, id)
 	}
 }
 
-var (
-	runsByTurn = &set{`SELECT turn, team, line, owner, epoch, start, position, tokens FROM running WHERE turn IN (`, `)`, 1}
+// changeRun is changeLine for a running turn.
+func (g *group) changeRun(id conversation.ID, r *run) {
+	if !r.isChanged {
+		r.isChanged = true
+		g.changedTurns = append(g.changedTurns, id)
+	}
+}
 
-	linesByID = &set{`SELECT c.id, c.team, c.spec_version, c.create_time, c.update_time,
-	b.head_turn, b.head_position, b.head_tokens, b.version, b.update_time, r.turn
-FROM conversations c JOIN branches b ON b.id = c.id LEFT JOIN running r ON r.line = c.id
-WHERE c.id IN (`, `)`, 1}
+// free gives up a claim, if it is turn's.
+func (g *group) free(k claimKey, turn conversation.ID) {
+	if k.requestID != "" && g.claims[k].Turn == turn {
+		delete(g.claims, k)
+		g.goneClaims = append(g.goneClaims, k.team, []byte(k.requestID), turn[:])
+	}
+}
 
-	turnsByKey = &set{`SELECT t.team, t.id, t.conversation, t.state FROM turns t
-WHERE NOT EXISTS (SELECT 1 FROM deletions d WHERE d.conversation = t.conversation) AND (t.team, t.id) IN (VALUES `, `)`, 2}
-)
+// addBranch adds a branch that grows out of another at from, and ends at end with the messages of turn. tip is NULL but
+// for main lines.
+func (g *group) addBranch(id, in any, from conversation.Place, turn any, end conversation.Place, time int64, tip any) {
+	var parent any // NULL where nothing is shared
+	if from.Position > 0 {
+		parent = idArg(from.Branch)
+	}
+	g.newBranches = append(g.newBranches, id, in, parent, from.Position, turn, end.Position, end.Tokens, int64(1), time, tip)
+}
 
-// load reads the rows that keys names.
-func (g *group) load(ctx context.Context, w *writer) error {
-	ends := make([]any, 0, len(g.keys.ends))
-	for i := range g.keys.ends {
-		ends = append(ends, g.keys.ends[i].id[:])
+// wake has subscribers of an id told.
+func (g *group) wake(id conversation.ID) {
+	if !id.IsZero() {
+		g.woken = append(g.woken, id)
 	}
-	err := w.querySet(ctx, runsByTurn, ends, func(rows *sql.Rows) error {
-		var turn conversation.ID
-		r := new(run)
-		if err := rows.Scan((*idColumn)(&turn), &r.team, (*idColumn)(&r.line), (*idColumn)(&r.owner),
-			&r.epoch, &r.start, &r.position, &r.tokens); err != nil {
-			return err
-		}
-		g.runs[turn] = r
-		if !r.line.IsZero() {
-			g.keys.lines = append(g.keys.lines, idArg(r.line))
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read running turns: %w", err)
-	}
-	for _, k := range g.keys.ends {
-		if g.runs[k.id] == nil {
-			g.keys.turns = append(g.keys.turns, k.team, idArg(k.id))
-		}
-	}
-	err = w.querySet(ctx, linesByID, g.keys.lines, func(rows *sql.Rows) error {
-		var id conversation.ID
-		l := new(line)
-		if err := rows.Scan((*idColumn)(&id), &l.team, &l.spec, &l.createTime, &l.specTime,
-			(*idColumn)(&l.head), &l.position, &l.tokens, &l.version, &l.headTime, (*idColumn)(&l.active)); err != nil {
-			return err
-		}
-		g.lines[id] = l
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read conversations: %w", err)
-	}
-	err = w.querySet(ctx, turnsByKey, g.keys.turns, func(rows *sql.Rows) error {
-		var k turnKey
-		var t turnRow
-		if err := rows.Scan(&k.team, (*idColumn)(&k.id), (*idColumn)(&t.conversation), &t.state); err != nil {
-			return err
-		}
-		g.turns[k] = t
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read turns: %w", err)
-	}
-	return nil
 }

@@ -4,36 +4,56 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/google/uuid"
+
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
 // CreateConversation records c.
 func (db *DB) CreateConversation(ctx context.Context, c *conversation.Conversation) error {
-	spec, err := encode("spec", &c.Spec)
+	o, err := newCreateConversation(c)
 	if err != nil {
 		return fmt.Errorf("create conversation: %w", err)
 	}
-	created := nanos(c.CreateTime)
-	if err := db.committer.do(ctx, "create conversation", &createConversation{c.ID, c.Team, created, spec}, len(spec)); err != nil {
+	if err := db.committer.do(ctx, "create conversation", o, len(o.spec)); err != nil {
 		return err
 	}
-	c.Version = conversation.Version{Spec: 1, Head: 1}
-	c.CreateTime = fromNanos(created)
-	c.UpdateTime = c.CreateTime
+	o.stored.fill(c)
 	return nil
 }
 
-// UpdateConversation replaces the spec of a conversation that has not changed.
+// ForkConversation records c as one that shares messages of another.
+func (db *DB) ForkConversation(ctx context.Context, c *conversation.Conversation, from, turn conversation.ID) error {
+	create, err := newCreateConversation(c)
+	if err != nil {
+		return fmt.Errorf("fork conversation: %w", err)
+	}
+	o := &forkConversation{createConversation: *create, from: from, turn: turn}
+	if err := db.committer.do(ctx, "fork conversation", o, len(o.spec)); err != nil {
+		return err
+	}
+	o.stored.fill(c)
+	return nil
+}
+
+// UpdateConversation replaces the spec of a conversation that has not changed, and selects a head.
 func (db *DB) UpdateConversation(ctx context.Context, c *conversation.Conversation) (*conversation.Conversation, error) {
 	spec, err := encode("spec", &c.Spec)
 	if err != nil {
 		return nil, fmt.Errorf("update conversation: %w", err)
 	}
-	updated := *c
-	o := &updateConversation{id: c.ID, team: c.Team, version: c.Version, time: nanos(db.now()), spec: spec}
+	branch, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("update conversation: %w", err)
+	}
+	o := &updateConversation{
+		id: c.ID, team: c.Team, version: c.Version, head: c.HeadTurn, branch: conversation.ID(branch),
+		time: nanos(db.now()), expireTime: nanos(c.ExpireTime), spec: spec,
+	}
 	if err := db.committer.do(ctx, "update conversation", o, len(spec)); err != nil {
 		return nil, err
 	}
+	updated := *c
 	o.stored.fill(&updated)
 	return &updated, nil
 }
@@ -50,43 +70,115 @@ func (db *DB) DeleteConversation(ctx context.Context, team string, id conversati
 
 // fill sets what a line knows of its conversation.
 func (l *line) fill(c *conversation.Conversation) {
-	c.HeadTurn, c.HeadPosition, c.HeadTokens, c.ActiveTurn = l.head, l.position, l.tokens, l.active
+	c.HeadTurn, c.Head, c.ActiveTurn = l.head, l.place(), l.first()
 	c.Version = conversation.Version{Spec: l.spec, Head: l.version}
 	c.CreateTime = fromNanos(l.createTime)
 	c.UpdateTime = fromNanos(max(l.specTime, l.headTime))
+	c.ExpireTime = fromNanos(l.expireTime)
 }
 
 func (l *line) is(v conversation.Version) bool { return v.Spec == l.spec && v.Head == l.version }
 
 type createConversation struct {
-	id   conversation.ID
-	team string
-	time int64
-	spec []byte
+	id               conversation.ID
+	team             string
+	time, expireTime int64
+	spec             []byte
+	stored           line
 }
 
-func (o *createConversation) want(k *keys) { k.lines = append(k.lines, o.id[:]) }
+func newCreateConversation(c *conversation.Conversation) (*createConversation, error) {
+	spec, err := encode("spec", &c.Spec)
+	if err != nil {
+		return nil, err
+	}
+	return &createConversation{
+		id: c.ID, team: c.Team, time: nanos(c.CreateTime), expireTime: nanos(c.ExpireTime), spec: spec,
+	}, nil
+}
+
+func (o *createConversation) want(k *keys) { k.lines = append(k.lines, o.id) }
 
 func (o *createConversation) decide(g *group) error {
+	return o.create(g, conversation.ID{}, conversation.Place{})
+}
+
+// create has the conversation begin at an end of another, or at nothing.
+func (o *createConversation) create(g *group, head conversation.ID, end conversation.Place) error {
 	if g.lines[o.id] != nil {
 		return fmt.Errorf("create conversation: there is one with the id %x", o.id)
 	}
-	g.lines[o.id] = &line{team: o.team, spec: 1, createTime: o.time, specTime: o.time, version: 1, headTime: o.time}
-	g.newConversations = append(g.newConversations, o.id[:], o.team, int64(1), o.time, o.time, o.spec)
-	g.newBranches = append(g.newBranches, o.id[:], o.id[:], nil, int64(0), nil, int64(0), int64(0), int64(1), o.time)
+	l := &line{
+		team: o.team, spec: 1, createTime: o.time, specTime: o.time, expireTime: o.expireTime, version: 1, headTime: o.time,
+		head: head, tip: o.id, position: end.Position, tokens: end.Tokens,
+	}
+	g.lines[o.id] = l
+	o.stored = *l
+	g.newConversations = append(g.newConversations, o.id[:], o.team, int64(1), o.time, o.time, o.expireTime, o.spec)
+	g.addBranch(o.id[:], o.id[:], end, idArg(head), end, o.time, o.id[:])
 	return nil
 }
 
-type updateConversation struct {
-	id      conversation.ID
-	team    string
-	version conversation.Version
-	time    int64
-	spec    []byte
-	stored  line
+type forkConversation struct {
+	createConversation
+	from, turn conversation.ID
 }
 
-func (o *updateConversation) want(k *keys) { k.lines = append(k.lines, o.id[:]) }
+func (o *forkConversation) want(k *keys) {
+	k.lines = append(k.lines, o.id, o.from)
+	if !o.turn.IsZero() {
+		k.turns = append(k.turns, o.team, idArg(o.turn))
+	}
+}
+
+func (o *forkConversation) decide(g *group) error {
+	l, err := g.line(o.team, o.from)
+	if err != nil {
+		return err
+	}
+	if o.turn.IsZero() || o.turn == l.head {
+		return o.create(g, l.head, l.place())
+	}
+	end, err := g.endOf(turnKey{o.team, o.turn}, o.from)
+	if err != nil {
+		return err
+	}
+	return o.create(g, o.turn, end)
+}
+
+// endOf returns where an ended turn of a conversation ends.
+func (g *group) endOf(k turnKey, in conversation.ID) (conversation.Place, error) {
+	t, ok := g.turns[k]
+	switch {
+	case g.begun[k.id]:
+		return conversation.Place{}, errNextGroup
+	case !ok || t.conversation != in:
+		return conversation.Place{}, conversation.ErrNotFound
+	case !t.state.Ended():
+		e := conversation.Errorf(conversation.InvalidState, "the turn has not ended")
+		e.Turn = k.id
+		return conversation.Place{}, e
+	}
+	return t.end, nil
+}
+
+type updateConversation struct {
+	id               conversation.ID
+	team             string
+	version          conversation.Version
+	head             conversation.ID
+	branch           conversation.ID // a new one, for a head that is selected
+	time, expireTime int64
+	spec             []byte
+	stored           line
+}
+
+func (o *updateConversation) want(k *keys) {
+	k.lines = append(k.lines, o.id)
+	if !o.head.IsZero() {
+		k.turns = append(k.turns, o.team, idArg(o.head))
+	}
+}
 
 func (o *updateConversation) decide(g *group) error {
 	l, err := g.line(o.team, o.id)
@@ -96,11 +188,32 @@ func (o *updateConversation) decide(g *group) error {
 	if !l.is(o.version) {
 		return conversation.ErrEtagMismatch
 	}
+	if o.head != l.head {
+		if err := o.selectHead(g, l); err != nil {
+			return err
+		}
+	}
 	l.spec++
-	l.specTime = o.time
-	o.stored = *l
+	l.specTime, l.expireTime = o.time, o.expireTime
 	l.newSpec = o.spec
-	g.change(o.id, l)
+	g.changeLine(o.id, l)
+	o.stored = *l
+	return nil
+}
+
+// selectHead has the line go on at the end of a turn, on a new branch that grows out of that end.
+func (o *updateConversation) selectHead(g *group, l *line) error {
+	end, err := g.endOf(turnKey{o.team, o.head}, o.id)
+	if err != nil {
+		return err
+	}
+	if turn := l.first(); !turn.IsZero() {
+		return busy(turn)
+	}
+	l.head, l.tip, l.position, l.tokens, l.headTime = o.head, o.branch, end.Position, end.Tokens, o.time
+	l.version++
+	l.moved = true
+	g.addBranch(o.branch[:], o.id[:], end, idArg(o.head), end, o.time, nil)
 	return nil
 }
 
@@ -111,15 +224,18 @@ type deleteConversation struct {
 	time    int64
 }
 
-func (o *deleteConversation) want(k *keys) { k.lines = append(k.lines, o.id[:]) }
+func (o *deleteConversation) want(k *keys) { k.lines = append(k.lines, o.id) }
 
 func (o *deleteConversation) decide(g *group) error {
 	l, err := g.line(o.team, o.id)
 	if err != nil {
 		return err
 	}
-	if !l.active.IsZero() {
-		return busy(l.active)
+	if turn := l.first(); !turn.IsZero() {
+		return busy(turn)
+	}
+	if len(l.forks) > 0 {
+		return busy(l.forks[0])
 	}
 	if o.version != (conversation.Version{}) && !l.is(o.version) {
 		return conversation.ErrEtagMismatch
@@ -135,8 +251,12 @@ type ping struct{ now int64 }
 func (*ping) want(*keys) {}
 
 func (o *ping) decide(g *group) error {
-	g.then = append(g.then, func(ctx context.Context, w *writer) error {
-		return w.exec(ctx, `INSERT INTO probe (id, time) VALUES (1, $1) ON CONFLICT (id) DO UPDATE SET time = excluded.time`, o.now)
+	g.then = append(g.then, func(ctx context.Context, w *setWriter) error {
+		return w.exec(ctx, writeProbe, o.now)
 	})
 	return nil
+}
+
+var writeProbe = &statement{
+	`INSERT INTO probe (id, time) VALUES (1, $1) ON CONFLICT (id) DO UPDATE SET time = excluded.time`,
 }

@@ -2,30 +2,33 @@ package sqlstore
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
+	"slices"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
-// BeginTurn records a running turn with its input. When it returns ctx's error nothing was written: once its transaction
-// has begun it waits for the outcome, because a turn that runs and that nobody knows of would block its conversation.
-func (db *DB) BeginTurn(ctx context.Context, a *conversation.Admission) error {
-	o, err := newBeginTurn(a)
-	if err != nil {
-		return fmt.Errorf("begin turn: %w", err)
-	}
-	return db.committer.do(ctx, "begin turn", o, size(o.input))
-}
-
-// EndTurn records the end of a running turn. Like BeginTurn it waits for the outcome once its transaction has begun,
-// because what callers are told next hangs on it.
+// EndTurn records the end of a running or waiting turn. Like BeginTurn it waits for the outcome once its transaction has
+// begun, because what callers are told next hangs on it.
 func (db *DB) EndTurn(ctx context.Context, e *conversation.End) error {
 	o, err := newEndTurn(e)
 	if err != nil {
 		return fmt.Errorf("end turn: %w", err)
 	}
-	return db.committer.do(ctx, "end turn", o, size(o.output))
+	n := size(o.output)
+	for i := range o.events {
+		n += len(o.events[i].data)
+	}
+	return db.committer.do(ctx, "end turn", o, n)
+}
+
+// RecordAttempt records what is known of a running turn before a further call is made.
+func (db *DB) RecordAttempt(ctx context.Context, t *conversation.Turn) error {
+	result, err := encode("result", &t.Result)
+	if err != nil {
+		return fmt.Errorf("record attempt: %w", err)
+	}
+	return db.committer.do(ctx, "record attempt", &recordAttempt{turnKey{t.Team, t.ID}, result}, len(result))
 }
 
 // DeleteTurn removes an ended one-shot turn.
@@ -37,100 +40,17 @@ func (db *DB) DeleteTurn(ctx context.Context, team string, id conversation.ID) e
 	return nil
 }
 
-// Orphans returns the running turns of earlier owners and makes them this one's.
-func (db *DB) Orphans(ctx context.Context) ([]*conversation.Turn, error) {
-	o := new(adoptOrphans)
-	if err := db.committer.do(ctx, "adopt orphans", o, 0); err != nil {
-		return nil, err
-	}
-	return o.turns, nil
-}
-
-type beginTurn struct {
-	team                     string
-	turn, line, parent       conversation.ID
-	turnArg, lineArg, client any
-	input                    []draft
-	// The columns of insertTurns from state on.
-	rest []any
-}
-
-func newBeginTurn(a *conversation.Admission) (*beginTurn, error) {
-	t := a.Turn
-	if t.State != conversation.Running {
-		return nil, fmt.Errorf("state %d is not running", t.State)
-	}
-	input, err := drafts("input", t.Input, a.InputTokens)
-	if err != nil {
-		return nil, err
-	}
-	labels, err := encodeLabels(t.Labels)
-	if err != nil {
-		return nil, err
-	}
-	result, err := encode("result", &t.Result)
-	if err != nil {
-		return nil, err
-	}
-	return &beginTurn{
-		team: t.Team, turn: t.ID, line: t.Conversation, parent: t.Parent,
-		turnArg: idArg(t.ID), lineArg: idArg(t.Conversation), client: t.Client,
-		input: input,
-		rest: []any{
-			int64(t.State), int64(t.OnDisconnect), idArg(t.TraceID), nanos(t.CreateTime), bytesArg(t.RequestID), labels, result,
-		},
-	}, nil
-}
-
-func (o *beginTurn) want(k *keys) {
-	if !o.line.IsZero() {
-		k.lines = append(k.lines, o.lineArg)
-	}
-}
-
-func (o *beginTurn) decide(g *group) error {
-	branch, start, tokens := o.turnArg, int64(0), int64(0)
-	if !o.line.IsZero() {
-		l, err := g.line(o.team, o.line)
-		if err != nil {
-			return err
-		}
-		if !l.active.IsZero() {
-			return busy(l.active)
-		}
-		if l.head != o.parent {
-			return conversation.ErrHeadMoved
-		}
-		l.active = o.turn
-		branch, start, tokens = o.lineArg, l.position, l.tokens
-	}
-	g.newTurns = append(g.newTurns, o.team, o.turnArg, o.client, o.lineArg, idArg(o.parent), branch, start, int64(len(o.input)), int64(0))
-	g.newTurns = append(g.newTurns, o.rest...)
-	position, tokens := g.addMessages(branch, o.turnArg, start, tokens, o.input)
-	g.newRuns = append(g.newRuns, o.turnArg, o.lineArg, o.team, g.ownerArg, int64(epoch), start, position, tokens)
-	g.begun[o.turn] = true
-	g.turns[turnKey{o.team, o.turn}] = turnRow{o.line, conversation.Running}
-	return nil
-}
-
-// addMessages has messages written to branch from position on, and returns the position and the tokens after them.
-func (g *group) addMessages(branch, turn any, position, tokens int64, messages []draft) (int64, int64) {
-	for i := range messages {
-		m := &messages[i]
-		g.newMessages = append(g.newMessages, branch, position, m.id, turn, m.role, m.tokens, tokens, m.content)
-		position++
-		tokens += m.tokens
-	}
-	return position, tokens
-}
-
 type endTurn struct {
-	key     turnKey
-	turnArg any
-	state   conversation.State
-	endTime int64
-	output  []draft
-	result  any
+	key      turnKey
+	line     conversation.ID
+	turnArg  any
+	claim    claimKey
+	state    conversation.State
+	endTime  int64
+	output   []draft
+	result   any
+	events   []eventRow
+	replaces []int64
 }
 
 func newEndTurn(e *conversation.End) (*endTurn, error) {
@@ -146,57 +66,113 @@ func newEndTurn(e *conversation.End) (*endTurn, error) {
 	if err != nil {
 		return nil, err
 	}
+	events, err := eventRows(e.Events)
+	if err != nil {
+		return nil, err
+	}
 	return &endTurn{
-		key: turnKey{t.Team, t.ID}, turnArg: idArg(t.ID), state: t.State, endTime: nanos(t.EndTime), output: output, result: result,
+		key: turnKey{t.Team, t.ID}, line: t.Conversation, turnArg: idArg(t.ID), claim: claimKey{t.Team, t.RequestID},
+		state: t.State, endTime: nanos(t.EndTime), output: output, result: result, events: events, replaces: e.Replaces,
 	}, nil
 }
 
-func (o *endTurn) want(k *keys) { k.ends = append(k.ends, o.key) }
+func (o *endTurn) want(k *keys) {
+	k.ends = append(k.ends, o.key)
+	k.locks = append(k.locks, o.key.id)
+	if o.line.IsZero() {
+		k.runs = append(k.runs, o.key.id)
+	} else {
+		k.lines = append(k.lines, o.line)
+	}
+	if o.state == conversation.Failed && o.claim.requestID != "" {
+		k.freed = append(k.freed, o.claim)
+	}
+}
 
 func (o *endTurn) decide(g *group) error {
-	if g.begun[o.key.id] {
+	r, err := g.mine(o.key)
+	if err != nil {
+		return err
+	}
+	if r.isLogged || r.isRecorded {
 		return errNextGroup
 	}
-	r := g.runs[o.key.id]
-	if r == nil || r.team != o.key.team {
-		if _, ok := g.turns[o.key]; ok {
-			return conversation.ErrTurnEnded
-		}
-		return conversation.ErrNotFound
+	if r.conversation != o.line {
+		return fmt.Errorf("turn %x is not of conversation %x", o.key.id, o.line)
 	}
-	if r.owner != g.owner || r.epoch != epoch {
-		return conversation.ErrTurnEnded
-	}
-	delete(g.runs, o.key.id)
-	g.turns[o.key] = turnRow{r.line, o.state}
-	g.endedRuns = append(g.endedRuns, o.turnArg)
-
-	branch, lineArg := o.turnArg, idArg(r.line)
-	var l *line
-	if !r.line.IsZero() {
-		l = g.lines[r.line]
-		if l == nil || l.active != o.key.id {
-			return fmt.Errorf("turn %x runs on a line that it does not hold", o.key.id)
-		}
-		l.active = conversation.ID{}
-		if o.state.Answered() {
-			branch = lineArg
-		} else {
-			g.movedMessages = append(g.movedMessages, lineArg, r.start)
-		}
+	branch := o.turnArg
+	if r.main && o.state.Answered() {
+		branch = idArg(r.branch)
 	}
 	position, tokens := g.addMessages(branch, o.turnArg, r.position, r.tokens, o.output)
-	g.endedTurns = append(g.endedTurns, o.key.team, o.turnArg, branch, int64(len(o.output)), int64(o.state), o.endTime, o.result)
+	if l := g.lines[r.conversation]; l != nil {
+		o.leave(g, l, r, conversation.Place{Position: position, Tokens: tokens})
+	}
+	g.endedTurns = append(g.endedTurns, o.key.team, o.turnArg, branch, int64(len(o.output)), int64(o.state), o.endTime, tokens,
+		o.result)
+	for _, first := range o.replaces {
+		g.goneEvents = append(g.goneEvents, o.turnArg, first)
+	}
+	g.addEvents(o.turnArg, o.events)
+	if o.state == conversation.Failed {
+		g.free(o.claim, o.key.id)
+	}
+	delete(g.runs, o.key.id)
+	g.endedRuns = append(g.endedRuns, o.turnArg)
+	t := turnRow{r.conversation, o.state, conversation.Place{Branch: o.key.id, Position: position, Tokens: tokens}}
+	if r.main && o.state.Answered() {
+		t.end.Branch = r.branch
+	}
+	g.turns[o.key] = t
+	g.wake(o.key.id)
+	g.wake(o.line)
+	return nil
+}
+
+// leave takes the turn, whose messages end at end, from the line or the queue or the branch on which it stands. If it is an
+// answer on the line, it becomes the head; otherwise its messages stand on a branch with its id.
+func (o *endTurn) leave(g *group, l *line, r *run, end conversation.Place) {
 	switch {
-	case l == nil:
-	case o.state.Answered():
-		l.head, l.position, l.tokens, l.headTime = o.key.id, position, tokens, o.endTime
+	case r.main && o.state.Answered():
+		l.active = conversation.ID{}
+		l.head, l.position, l.tokens, l.headTime = o.key.id, end.Position, end.Tokens, o.endTime
 		l.version++
 		l.moved = true
-		g.change(r.line, l)
+		g.changeLine(o.line, l)
+		return
+	case r.main:
+		l.active = conversation.ID{}
+		g.movedMessages = append(g.movedMessages, idArg(r.branch), r.start)
+	case r.ticket > 0:
+		l.waiting = slices.DeleteFunc(l.waiting, o.is)
 	default:
-		g.newBranches = append(g.newBranches, o.turnArg, lineArg, lineArg, r.start, o.turnArg, position, tokens, int64(1), o.endTime)
+		l.forks = slices.DeleteFunc(l.forks, o.is)
+		g.heads = append(g.heads, o.turnArg, o.turnArg, end.Position, end.Tokens, int64(1), o.endTime, nil)
+		return
 	}
+	from := conversation.Place{Branch: r.branch, Position: r.start}
+	g.addBranch(o.turnArg, idArg(o.line), from, o.turnArg, end, o.endTime, nil)
+}
+
+func (o *endTurn) is(id conversation.ID) bool { return id == o.key.id }
+
+type recordAttempt struct {
+	key    turnKey
+	result any
+}
+
+func (o *recordAttempt) want(k *keys) { k.wantRun(o.key) }
+
+func (o *recordAttempt) decide(g *group) error {
+	r, err := g.mine(o.key)
+	if err != nil {
+		return err
+	}
+	if r.isRecorded {
+		return errNextGroup
+	}
+	r.isRecorded = true
+	g.recordedTurns = append(g.recordedTurns, o.key.team, idArg(o.key.id), o.result)
 	return nil
 }
 
@@ -218,6 +194,7 @@ func (o *deleteTurn) decide(g *group) error {
 	id := idArg(o.key.id)
 	g.goneTurns = append(g.goneTurns, o.key.team, id)
 	g.goneMessages = append(g.goneMessages, id)
+	g.goneLogs = append(g.goneLogs, id)
 	return nil
 }
 
@@ -233,33 +210,3 @@ func busyTurn(turn conversation.ID) error {
 	e.Turn = turn
 	return e
 }
-
-type adoptOrphans struct{ turns []*conversation.Turn }
-
-func (*adoptOrphans) want(*keys) {}
-
-func (o *adoptOrphans) decide(g *group) error {
-	o.turns = nil
-	g.then = append(g.then, func(ctx context.Context, w *writer) error {
-		err := w.query(ctx, orphansText, func(rows *sql.Rows) error {
-			t, err := scanTurn(rows)
-			if err != nil {
-				return err
-			}
-			o.turns = append(o.turns, t)
-			return nil
-		}, g.ownerArg)
-		if err != nil {
-			return fmt.Errorf("read orphans: %w", err)
-		}
-		if err := w.exec(ctx, `UPDATE running SET owner = $1, epoch = $2 WHERE owner <> $1`, g.ownerArg, int64(epoch)); err != nil {
-			return fmt.Errorf("adopt orphans: %w", err)
-		}
-		return nil
-	})
-	return nil
-}
-
-// SQLite takes the tables of a CROSS JOIN as they are written: the small one first.
-const orphansText = `SELECT ` + turnColumns + ` FROM running r CROSS JOIN turns t
-WHERE r.owner <> $1 AND t.team = r.team AND t.id = r.turn ORDER BY t.id`

@@ -2,10 +2,7 @@ package sqlstore
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
-	"log/slog"
-	"time"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
@@ -16,9 +13,6 @@ const (
 	purgeBytes = 8 << 20
 )
 
-// purgeRetry is how long the purger waits after an error.
-const purgeRetry = 10 * time.Second
-
 func (db *DB) wakePurger() {
 	select {
 	case db.purge <- struct{}{}:
@@ -26,143 +20,269 @@ func (db *DB) wakePurger() {
 	}
 }
 
-// purgeDeleted removes the rows of deleted conversations, batch by batch, whenever it is woken.
-func (db *DB) purgeDeleted() {
-	ctx := context.Background()
-	var retry <-chan time.Time
-	for {
-		select {
-		case <-db.stop:
-			return
-		case <-db.purge:
-		case <-retry:
-		}
-		retry = nil
-		for more := true; more; {
-			batch := &purgeBatch{rows: purgeRows, bytes: purgeBytes}
-			if err := db.committer.do(ctx, "remove deleted rows", batch, 0); err != nil {
-				select {
-				case <-db.stop:
-				default:
-					db.log.Warn("rows of deleted conversations are left for later", slog.Any("error", err))
-				}
-				retry = time.After(purgeRetry)
-				break
-			}
-			more = batch.more
-		}
-	}
-}
-
-// A purgeBatch removes some rows of a deleted conversation, or, when there are none, gives free pages back.
-type purgeBatch struct {
-	rows, bytes int // what may still be removed
-	more        bool
-}
-
-func (*purgeBatch) want(*keys) {}
-
-func (o *purgeBatch) decide(g *group) error {
-	b := *o // decided again, it starts with the whole allowance
-	g.then = append(g.then, func(ctx context.Context, w *writer) (err error) {
-		o.more, err = b.run(ctx, w)
+// purgeSome removes a bounded number of rows of deleted conversations, and reports whether there is more to do.
+func (k *keeper) purgeSome(ctx context.Context) (more bool, err error) {
+	err = k.batch(ctx, "remove deleted rows", func(ctx context.Context, w *setWriter) (err error) {
+		r := removal{setWriter: w, rows: purgeRows, bytes: purgeBytes}
+		more, err = r.run(ctx)
 		return err
 	})
-	return nil
+	return more, err
 }
 
-func (o *purgeBatch) run(ctx context.Context, w *writer) (more bool, err error) {
-	var deleted conversation.ID
-	err = w.query(ctx, `SELECT conversation FROM deletions ORDER BY conversation LIMIT 1`, func(rows *sql.Rows) error {
-		return rows.Scan((*idColumn)(&deleted))
-	})
-	if err != nil {
-		return false, fmt.Errorf("read deletions: %w", err)
+// A branch of a deleted conversation is kept for as long as another branch grows out of it, because whoever reads that one
+// reads on here; but not what stands behind the last place where one does. So branches go leaves first. The table deletions
+// is what the purger has to look at: a conversation all of whose branches must wait is taken out of it, and is put in again
+// by the transaction that removes what one of them waited for. Nobody else needs to look for it.
+var (
+	nextDeletion   = &statement{`SELECT conversation, create_time FROM deletions ORDER BY conversation LIMIT 1`}
+	endDeletion    = &statement{`DELETE FROM deletions WHERE conversation = $1`}
+	repeatDeletion = &statement{`INSERT INTO deletions (conversation, create_time) VALUES ($1, $2)
+ON CONFLICT (conversation) DO NOTHING`}
+
+	// A turn that was stopped while it waited has its input on a branch of which there is no row.
+	turnsOfConversation = &statement{`SELECT t.team, t.id, b.id FROM turns t LEFT JOIN branches b ON b.id = t.id
+WHERE t.conversation = $1 ORDER BY t.id LIMIT $2`}
+
+	// Leaves of a conversation, each with the other deleted conversation that it grows out of, if any.
+	leavesOfConversation = &statement{`SELECT b.id, p.conversation
+FROM branches b LEFT JOIN branches p ON p.id = b.parent AND p.conversation <> b.conversation
+	AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.id = p.conversation)
+WHERE b.conversation = $1 AND NOT EXISTS (SELECT 1 FROM branches k WHERE k.parent = b.id) LIMIT $2`}
+
+	// Messages of a conversation behind the last places where other branches begin, in no order that matters: all can go.
+	messagesBehindForks = &statement{`WITH w AS MATERIALIZED (
+	SELECT b.id, (SELECT max(k.fork_position) FROM branches k WHERE k.parent = b.id) AS fork
+	FROM branches b WHERE b.conversation = $1
+)
+SELECT m.branch, m.position, length(m.content) FROM w JOIN messages m ON m.branch = w.id AND m.position >= w.fork LIMIT $2`}
+
+	messagesOfBranch = &statement{`SELECT branch, position, length(content) FROM messages
+WHERE branch = $1 ORDER BY position LIMIT $2`}
+	removeMessages = &statement{`DELETE FROM messages WHERE branch = $1 AND position >= $2 AND position <= $3`}
+
+	countEvents = &set{
+		head: `SELECT turn, count(*), sum(length(data)) FROM events WHERE turn IN (`, tail: `) GROUP BY turn`, cols: 1,
 	}
-	if deleted.IsZero() {
-		return w.dialect.shrink(ctx, w.conn)
+	countMessages = &set{
+		head: `SELECT branch, count(*), sum(length(content)) FROM messages WHERE branch IN (`, tail: `) GROUP BY branch`, cols: 1,
 	}
-	if err := o.removeMessages(ctx, w, deleted); err != nil {
-		return false, err
+
+	removeTurns = &set{
+		head: `DELETE FROM turns WHERE (team, id) IN (VALUES `, tail: `)`, cols: 2, types: []string{"text", "uuid"},
 	}
-	done, err := o.removeTurns(ctx, w, deleted)
-	if err != nil || !done {
-		return true, err
-	}
-	if err := w.exec(ctx, `DELETE FROM deletions WHERE conversation = $1`, deleted[:]); err != nil {
-		return false, fmt.Errorf("end deletion: %w", err)
-	}
-	return true, nil
+	removeEvents    = &set{head: `DELETE FROM events WHERE turn IN (`, tail: `)`, cols: 1}
+	removeContents  = &set{head: `DELETE FROM messages WHERE branch IN (`, tail: `)`, cols: 1}
+	removeBranchSet = &set{head: `DELETE FROM branches WHERE id IN (`, tail: `)`, cols: 1}
+)
+
+// A removal is what one transaction removes: rows and bytes are what it still may. What must go as a whole can pass them
+// once.
+type removal struct {
+	*setWriter
+	rows, bytes int
 }
 
-func (o *purgeBatch) full() bool { return o.rows <= 0 || o.bytes <= 0 }
+func (r *removal) spent() bool { return r.rows <= 0 || r.bytes <= 0 }
 
-// removeMessages removes the first messages of a branch, as many as are allowed.
-func (o *purgeBatch) removeMessages(ctx context.Context, w *writer, branch conversation.ID) error {
-	last := int64(-1)
-	err := w.query(ctx, `SELECT position, length(content) FROM messages WHERE branch = $1 ORDER BY position LIMIT $2`,
-		func(rows *sql.Rows) error {
-			var position int64
-			var size int
-			if err := rows.Scan(&position, &size); err != nil || o.full() {
+// run removes rows of deleted conversations, as many as are allowed; when there are none, it gives free pages back.
+func (r *removal) run(ctx context.Context) (more bool, err error) {
+	for !r.spent() {
+		var deleted conversation.ID
+		var time int64
+		err := r.query(ctx, nextDeletion, func(row row) error { return row.Scan((*idColumn)(&deleted), &time) })
+		if err != nil {
+			return false, fmt.Errorf("read deletions: %w", err)
+		}
+		if deleted.IsZero() {
+			return r.dialect.shrink(ctx, r.writer)
+		}
+		for _, step := range []func(context.Context, conversation.ID, int64) (bool, error){r.turns, r.leaves, r.behindForks} {
+			if done, err := step(ctx, deleted, time); err != nil || !done {
+				return true, err
+			}
+		}
+		r.do(endDeletion, []any{deleted[:]}, nil)
+		r.rows--
+	}
+	return true, r.flush(ctx)
+}
+
+// turns removes turns of a conversation with their logs, and reports whether those were all.
+func (r *removal) turns(ctx context.Context, deleted conversation.ID, _ int64) (done bool, err error) {
+	for !r.spent() {
+		var contents []content
+		var keys []any
+		err := r.query(ctx, turnsOfConversation, func(row row) error {
+			var team string
+			var turn, branch conversation.ID
+			if err := row.Scan(&team, (*idColumn)(&turn), (*idColumn)(&branch)); err != nil {
 				return err
 			}
-			last = position
-			o.rows--
-			o.bytes -= size
+			contents = append(contents, content{turn: turn, messages: branch.IsZero()})
+			keys = append(keys, team, idArg(turn))
 			return nil
-		}, branch[:], o.rows)
-	if err == nil && last >= 0 {
-		err = w.exec(ctx, `DELETE FROM messages WHERE branch = $1 AND position <= $2`, branch[:], last)
+		}, deleted[:], r.rows)
+		if err != nil {
+			return false, fmt.Errorf("read turns: %w", err)
+		}
+		if len(contents) == 0 {
+			return true, nil
+		}
+		n, err := r.contents(ctx, contents)
+		if err != nil {
+			return false, err
+		}
+		r.doSet(removeTurns, keys[:2*n])
+		if err := r.flush(ctx); err != nil {
+			return false, fmt.Errorf("remove turns: %w", err)
+		}
 	}
+	return false, nil
+}
+
+// A content is what a turn alone has: its log and, where messages says so, the messages of the branch with its id.
+type content struct {
+	turn     conversation.ID
+	messages bool
+}
+
+// contents removes the contents of the first of some turns, each as a whole and with a row of the turn's own counted, as many
+// as are allowed, and returns how many; at least one.
+func (r *removal) contents(ctx context.Context, turns []content) (int, error) {
+	type amount struct{ rows, bytes int }
+	sizes := make(map[conversation.ID]amount)
+	add := func(row row) error {
+		var id conversation.ID
+		var s amount
+		if err := row.Scan((*idColumn)(&id), &s.rows, &s.bytes); err != nil {
+			return err
+		}
+		have := sizes[id]
+		sizes[id] = amount{have.rows + s.rows, have.bytes + s.bytes}
+		return nil
+	}
+	ids, branches := make([]any, 0, len(turns)), make([]any, 0, len(turns))
+	for i := range turns {
+		ids = append(ids, idArg(turns[i].turn))
+		if turns[i].messages {
+			branches = append(branches, idArg(turns[i].turn))
+		}
+	}
+	r.querySet(countEvents, ids, add)
+	r.querySet(countMessages, branches, add)
+	if err := r.flush(ctx); err != nil {
+		return 0, fmt.Errorf("count what turns have: %w", err)
+	}
+	ids, branches = ids[:0], branches[:0]
+	n := 0
+	for ; n < len(turns) && !r.spent(); n++ {
+		s := sizes[turns[n].turn]
+		r.rows -= 1 + s.rows
+		r.bytes -= s.bytes
+		if s.rows == 0 {
+			continue
+		}
+		ids = append(ids, idArg(turns[n].turn))
+		if turns[n].messages {
+			branches = append(branches, idArg(turns[n].turn))
+		}
+	}
+	r.doSet(removeEvents, ids)
+	r.doSet(removeContents, branches)
+	if err := r.flush(ctx); err != nil {
+		return 0, fmt.Errorf("remove what turns have: %w", err)
+	}
+	return n, nil
+}
+
+// leavesAtOnce is how many branches are looked for at once.
+const leavesAtOnce = 64
+
+// leaves removes the branches of a conversation that no other grows out of, until there is none, and reports whether it
+// came so far.
+func (r *removal) leaves(ctx context.Context, deleted conversation.ID, time int64) (done bool, err error) {
+	for !r.spent() {
+		var leaves, parents []conversation.ID
+		err := r.query(ctx, leavesOfConversation, func(row row) error {
+			var leaf, parent conversation.ID
+			if err := row.Scan((*idColumn)(&leaf), (*idColumn)(&parent)); err != nil {
+				return err
+			}
+			leaves, parents = append(leaves, leaf), append(parents, parent)
+			return nil
+		}, deleted[:], min(leavesAtOnce, r.rows))
+		if err != nil {
+			return false, fmt.Errorf("read branches: %w", err)
+		}
+		if len(leaves) == 0 {
+			return true, nil
+		}
+		var gone []any
+		for i, leaf := range leaves {
+			if err := r.messages(ctx, messagesOfBranch, leaf); err != nil {
+				return false, err
+			}
+			if r.spent() {
+				break // there may be more messages
+			}
+			gone = append(gone, idArg(leaf))
+			r.rows--
+			if parent := parents[i]; !parent.IsZero() {
+				r.do(repeatDeletion, []any{idArg(parent), time}, nil)
+				r.rows--
+			}
+		}
+		r.doSet(removeBranchSet, gone)
+		if err := r.flush(ctx); err != nil {
+			return false, fmt.Errorf("remove branches: %w", err)
+		}
+	}
+	return false, nil
+}
+
+// behindForks removes messages of a conversation that no branch refers to, and reports whether those were all.
+func (r *removal) behindForks(ctx context.Context, deleted conversation.ID, _ int64) (done bool, err error) {
+	if r.spent() {
+		return false, nil
+	}
+	if err := r.messages(ctx, messagesBehindForks, deleted); err != nil {
+		return false, err
+	}
+	return !r.spent(), r.flush(ctx)
+}
+
+// messages removes messages that find finds, as many as are allowed. It leaves an allowance only if those were all.
+func (r *removal) messages(ctx context.Context, find *statement, id conversation.ID) error {
+	type span struct {
+		branch      conversation.ID
+		first, last int64
+	}
+	var spans []span
+	err := r.query(ctx, find, func(row row) error {
+		var branch conversation.ID
+		var position int64
+		var size int
+		if err := row.Scan((*idColumn)(&branch), &position, &size); err != nil || r.spent() {
+			return err
+		}
+		r.rows--
+		r.bytes -= size
+		if n := len(spans); n > 0 && spans[n-1].branch == branch {
+			spans[n-1].first, spans[n-1].last = min(spans[n-1].first, position), max(spans[n-1].last, position)
+		} else {
+			spans = append(spans, span{branch, position, position})
+		}
+		return nil
+	}, id[:], r.rows)
 	if err != nil {
+		return fmt.Errorf("read messages: %w", err)
+	}
+	for i := range spans {
+		r.do(removeMessages, []any{spans[i].branch[:], spans[i].first, spans[i].last}, nil)
+	}
+	if err := r.flush(ctx); err != nil {
 		return fmt.Errorf("remove messages: %w", err)
 	}
 	return nil
-}
-
-// removeTurns removes the first turns of a conversation with the branches of their own, as many as are allowed, and
-// reports whether that were all.
-func (o *purgeBatch) removeTurns(ctx context.Context, w *writer, deleted conversation.ID) (all bool, err error) {
-	if o.full() {
-		return false, nil
-	}
-	var keys []any
-	var branches []conversation.ID
-	err = w.query(ctx, `SELECT team, id, branch FROM turns WHERE conversation = $1 ORDER BY id LIMIT $2`, func(rows *sql.Rows) error {
-		var team string
-		var id, branch conversation.ID
-		if err := rows.Scan(&team, (*idColumn)(&id), (*idColumn)(&branch)); err != nil {
-			return err
-		}
-		keys = append(keys, team, id[:])
-		branches = append(branches, branch)
-		return nil
-	}, deleted[:], o.rows)
-	if err != nil {
-		return false, fmt.Errorf("read turns: %w", err)
-	}
-	turns := 0
-	for _, branch := range branches {
-		if branch != deleted {
-			if err := o.removeMessages(ctx, w, branch); err != nil {
-				return false, err
-			}
-		}
-		if o.full() {
-			break // there may be more messages
-		}
-		if branch != deleted {
-			if err := w.exec(ctx, `DELETE FROM branches WHERE id = $1`, branch[:]); err != nil {
-				return false, fmt.Errorf("remove branch: %w", err)
-			}
-			o.rows--
-		}
-		o.rows--
-		turns++
-	}
-	if err := w.execSet(ctx, deleteTurns, keys[:2*turns]); err != nil {
-		return false, fmt.Errorf("remove turns: %w", err)
-	}
-	return turns == len(branches) && !o.full(), nil
 }

@@ -2,37 +2,85 @@ package sqlstore
 
 import (
 	"context"
-	"database/sql"
-	"database/sql/driver"
 	"fmt"
 	"math/bits"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
-// A dialect is what differs between the engines. Texts with a fixed number of arguments are the same for both and write
-// them $1, $2, …; only sets ask the dialect for placeholders.
+// A dialect is what differs between the engines. Statements are the same for both and write their arguments $1, $2, …;
+// only sets ask the dialect for placeholders.
 type dialect interface {
-	// placeholder appends the n-th placeholder of a statement to b; the first is 1.
-	placeholder(b []byte, n int) []byte
+	// placeholder appends the n-th placeholder of a statement to b; the first is 1. Where typ is not empty, it is the type that
+	// PostgreSQL cannot find out by itself.
+	placeholder(b []byte, n int, typ string) []byte
+	// forUpdate is what stands behind a SELECT whose rows others must not change before the transaction ends.
+	forUpdate() string
+	// connect opens the connection that writes.
+	connect(ctx context.Context) (writer, error)
 	// begin is the statement that opens a transaction that writes.
-	begin() string
-	// unavailable reports whether err says that the database as a whole cannot be used, and not that it refuses a row.
-	unavailable(err error) bool
+	begin() *statement
+	// fence queues what stops a group of an owner that was given up for dead, and what outcome needs; it comes right after
+	// begin. What it returns says, after the next flush, whether that is so.
+	fence(w *setWriter, o owner) (fenced func() bool)
+	// reown makes this process an owner again when it is o no more, unless it has been made one since.
+	reown(ctx context.Context, o owner) error
+	// fault says what an error means for the group of writes that met it.
+	fault(err error) fault
+	// rolledBack reports whether an error says that the transaction that met it did not happen.
+	rolledBack(err error) bool
+	// outcome finds out whether the transaction of the last fence was committed, where the answer was lost.
+	outcome(ctx context.Context) (committed bool, err error)
 	// committed is told of every commit, on the committer's goroutine and with its connection.
-	committed(c *sql.Conn)
+	committed(w writer)
+	// shared reports whether other processes can use the database at the same time.
+	shared() bool
 	// shrink gives some free pages of the file back, in one bounded step inside a transaction, and reports whether there
 	// are more.
-	shrink(ctx context.Context, c *sql.Conn) (more bool, err error)
+	shrink(ctx context.Context, w writer) (more bool, err error)
+}
+
+// A fault is what an error of the database means for a group of writes.
+type fault int
+
+const (
+	// refused: a row of the group is one that the database does not take.
+	refused fault = iota
+	// transient: something came between; the same group is likely to succeed when it is run again.
+	transient
+	// unusable: the database as a whole cannot be used.
+	unusable
+)
+
+// A statement is a text that is prepared once per connection; it is known by its address.
+type statement struct{ text string }
+
+// A row is what a statement returned.
+type row interface{ Scan(dest ...any) error }
+
+// A writer is the connection that writes. It is used by one goroutine. Statements can be sent many at a time, so their
+// rows and errors are there only after a flush.
+type writer interface {
+	// do has a statement run, after those before it, and each called for each of its rows, where it is not nil.
+	do(s *statement, args []any, each func(row) error)
+	// flush waits for all that was queued, and returns the first error; what was queued behind that was not run.
+	flush(ctx context.Context) error
+	// close closes the connection.
+	close()
 }
 
 // A set is a statement about any number of rows: tuples of placeholders stand between head and tail.
 type set struct {
 	head, tail string
 	cols       int
+	// types are those of the columns, where PostgreSQL cannot find them out by itself.
+	types []string
 }
 
-// maxRows bounds the rows of one statement; below a power of two, so that few different statements are prepared, and far
+// maxRows bounds the rows of one statement; a power of two, so that few different statements are prepared, and far
 // below the 32,766 variables that SQLite takes. More rows per statement gain nothing.
 const maxRows = 64
 
@@ -49,96 +97,71 @@ func (s *set) text(d dialect, rows int) string {
 				b = append(b, ',')
 			}
 			n++
-			b = d.placeholder(b, n)
+			typ := ""
+			if row == 0 && s.types != nil {
+				typ = s.types[col]
+			}
+			b = d.placeholder(b, n, typ)
 		}
 		b = append(b, ')')
 	}
 	return string(append(b, s.tail...))
 }
 
-// A writer is the connection that writes, with its prepared statements. It is used by one goroutine.
-type writer struct {
-	conn    *sql.Conn
-	dialect dialect
-	sets    map[setKey]*sql.Stmt
-	texts   map[string]*sql.Stmt
+// A setWriter is a writer that knows sets.
+type setWriter struct {
+	writer
+	dialect    dialect
+	statements map[setKey]*statement
 }
 
 type setKey struct {
 	set  *set
 	rows int
+	lock bool
 }
 
-func newWriter(conn *sql.Conn, d dialect) *writer {
-	return &writer{conn: conn, dialect: d, sets: make(map[setKey]*sql.Stmt), texts: make(map[string]*sql.Stmt)}
+func newSetWriter(w writer, d dialect) *setWriter {
+	return &setWriter{writer: w, dialect: d, statements: make(map[setKey]*statement)}
 }
 
-// close closes the connection. Its statements come first, because database/sql does not know that they are its, and SQLite
-// keeps a connection with open statements.
-func (w *writer) close() {
-	for _, stmt := range w.sets {
-		_ = stmt.Close() // there is nothing more to do about it, here and below
-	}
-	for _, stmt := range w.texts {
-		_ = stmt.Close()
-	}
-	_ = w.conn.Raw(func(any) error { return driver.ErrBadConn }) // so that the pool does not keep it
-	_ = w.conn.Close()
+// exec runs a statement whose outcome is needed now.
+func (w *setWriter) exec(ctx context.Context, s *statement, args ...any) error {
+	w.do(s, args, nil)
+	return w.flush(ctx)
 }
 
-// exec runs a statement of fixed size.
-func (w *writer) exec(ctx context.Context, text string, args ...any) error {
-	stmt, err := w.prepare(ctx, text) //nolint:sqlclosecheck // w.close does
-	if err != nil {
-		return err
-	}
-	_, err = stmt.ExecContext(ctx, args...)
-	return err
+// query runs a statement whose rows are needed now.
+func (w *setWriter) query(ctx context.Context, s *statement, each func(row) error, args ...any) error {
+	w.do(s, args, each)
+	return w.flush(ctx)
 }
 
-// query runs a statement of fixed size and calls row for each of its rows.
-func (w *writer) query(ctx context.Context, text string, row func(*sql.Rows) error, args ...any) error {
-	stmt, err := w.prepare(ctx, text)
-	if err != nil {
-		return err
-	}
-	return queryRows(ctx, stmt, args, row)
-}
-
-func (w *writer) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
-	if stmt, ok := w.texts[text]; ok {
-		return stmt, nil
-	}
-	stmt, err := w.conn.PrepareContext(ctx, text)
-	if err != nil {
-		return nil, err
-	}
-	w.texts[text] = stmt
-	return stmt, nil
-}
-
-// execSet runs s for the rows in args, which stand one behind the other, in statements of a power of two of rows.
-func (w *writer) execSet(ctx context.Context, s *set, args []any) error {
+// doSet runs s for the rows in args, which stand one behind the other, in statements of a power of two of rows.
+func (w *setWriter) doSet(s *set, args []any) {
 	for len(args) > 0 {
 		rows := min(1<<(bits.Len(uint(len(args)/s.cols))-1), maxRows)
-		stmt, err := w.prepareSet(ctx, s, rows) //nolint:sqlclosecheck // w.close does
-		if err != nil {
-			return err
-		}
-		if _, err := stmt.ExecContext(ctx, args[:rows*s.cols]...); err != nil {
-			return err
-		}
+		w.do(w.statement(setKey{set: s, rows: rows}), args[:rows*s.cols:rows*s.cols], nil)
 		args = args[rows*s.cols:]
 	}
-	return nil
 }
 
-// querySet runs s for the keys in args and calls row for each row found. The last key is repeated up to a power of two
-// of keys; s must be a test of membership, to which that makes no difference.
-func (w *writer) querySet(ctx context.Context, s *set, args []any, row func(*sql.Rows) error) error {
+// querySet runs s for the keys in args and has each called for each row found. The last key is repeated up to a power of
+// two of keys; s must be a test of membership, to which that makes no difference.
+func (w *setWriter) querySet(s *set, args []any, each func(row) error) {
+	w.queryKeys(s, args, each, false)
+}
+
+// lockSet is querySet for rows that others must not change before the transaction ends. Statements of up to maxRows keys
+// lock one after the other, so for one order of locks the keys in args are sorted, and s sorts what it finds.
+func (w *setWriter) lockSet(s *set, args []any, each func(row) error) {
+	w.queryKeys(s, args, each, true)
+}
+
+func (w *setWriter) queryKeys(s *set, args []any, each func(row) error, lock bool) {
 	for len(args) > 0 {
 		keys := min(len(args)/s.cols, maxRows)
-		chunk := args[:keys*s.cols]
+		chunk := args[: keys*s.cols : keys*s.cols]
 		args = args[keys*s.cols:]
 		rows := 1 << bits.Len(uint(keys-1))
 		if rows > keys {
@@ -148,42 +171,20 @@ func (w *writer) querySet(ctx context.Context, s *set, args []any, row func(*sql
 			}
 			chunk = padded
 		}
-		stmt, err := w.prepareSet(ctx, s, rows)
-		if err != nil {
-			return err
-		}
-		if err := queryRows(ctx, stmt, chunk, row); err != nil {
-			return err
-		}
+		w.do(w.statement(setKey{set: s, rows: rows, lock: lock}), chunk, each)
 	}
-	return nil
 }
 
-func (w *writer) prepareSet(ctx context.Context, s *set, rows int) (*sql.Stmt, error) {
-	key := setKey{s, rows}
-	if stmt, ok := w.sets[key]; ok {
-		return stmt, nil
-	}
-	stmt, err := w.conn.PrepareContext(ctx, s.text(w.dialect, rows))
-	if err != nil {
-		return nil, err
-	}
-	w.sets[key] = stmt
-	return stmt, nil
-}
-
-func queryRows(ctx context.Context, stmt *sql.Stmt, args []any, row func(*sql.Rows) error) error {
-	rows, err := stmt.QueryContext(ctx, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := row(rows); err != nil {
-			return err
+func (w *setWriter) statement(key setKey) *statement {
+	s := w.statements[key]
+	if s == nil {
+		s = &statement{key.set.text(w.dialect, key.rows)}
+		if key.lock {
+			s.text += w.dialect.forUpdate()
 		}
+		w.statements[key] = s
 	}
-	return rows.Err()
+	return s
 }
 
 // idArg is id as an argument: 16 bytes, or NULL for none.
@@ -194,16 +195,36 @@ func idArg(id conversation.ID) any {
 	return id[:]
 }
 
-// An idColumn scans 16 bytes, or NULL as the zero id, without the copy that a []byte costs.
+// An idColumn scans an id, or NULL as the zero id, without the copy that a []byte costs.
 type idColumn conversation.ID
 
-// Scan implements sql.Scanner.
+// Scan implements sql.Scanner, for the 16 bytes of SQLite and for the text that database/sql gets from PostgreSQL.
 func (c *idColumn) Scan(src any) error {
-	b, ok := src.([]byte)
-	if (src != nil && !ok) || (ok && len(b) != len(c)) {
-		return fmt.Errorf("%T of %d bytes is not an id", src, len(b))
-	}
 	*c = idColumn{}
-	copy(c[:], b)
+	switch v := src.(type) {
+	case nil:
+		return nil
+	case string:
+		return c.parse(v)
+	case []byte:
+		if len(v) == len(c) {
+			copy(c[:], v)
+			return nil
+		}
+		return fmt.Errorf("%d bytes are not an id", len(v))
+	default:
+		return fmt.Errorf("%T is not an id", src)
+	}
+}
+
+func (c *idColumn) parse(s string) error {
+	id, err := uuid.Parse(s)
+	*c = idColumn(id)
+	return err
+}
+
+// ScanUUID implements pgtype.UUIDScanner.
+func (c *idColumn) ScanUUID(v pgtype.UUID) error {
+	*c = v.Bytes // zero where it is NULL
 	return nil
 }

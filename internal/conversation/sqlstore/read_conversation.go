@@ -3,16 +3,15 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"fmt"
 	"iter"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
 const (
-	conversationColumns = `c.id, c.team, c.spec_version, c.create_time, c.update_time,
-	b.head_turn, b.head_position, b.head_tokens, b.version, b.update_time, r.turn, c.spec`
+	conversationColumns = `c.id, c.team, c.spec_version, c.create_time, c.update_time, c.expire_time,
+	b.head_turn, b.tip, b.head_position, b.head_tokens, b.version, b.update_time,
+	coalesce(r.turn, (SELECT q.turn FROM running q WHERE q.queue = c.id ORDER BY q.ticket LIMIT 1)), c.spec`
 
 	getConversation = `SELECT ` + conversationColumns + `
 FROM conversations c JOIN branches b ON b.id = c.id LEFT JOIN running r ON r.line = c.id
@@ -22,20 +21,28 @@ WHERE c.team = $1 AND c.id = $2`
 FROM conversations c JOIN branches b ON b.id = c.id LEFT JOIN running r ON r.line = c.id
 WHERE c.team = $1 AND c.id < $2 ORDER BY c.id DESC LIMIT $3`
 
-	// The two that read messages leave out those behind the head, which can change, and return one row without a message
-	// where there are none, so that it can be told from an unknown conversation.
-	messageColumns = `m.position, m.id, m.turn, m.role, m.tokens, m.tokens_before, m.content`
+	// The messages from position $5 to before $4 on the line that ends on the branch $3. A branch has those from its fork
+	// on, and its parent has those before. There is one lower bound, because SQLite searches by one only; and it takes the
+	// tables of a CROSS JOIN as they are written.
+	messagesOfLine = `WITH RECURSIVE line (branch, parent, low, high) AS (
+	SELECT b.id, b.parent, b.fork_position, CAST($4 AS bigint) FROM conversations c CROSS JOIN branches b
+	WHERE c.team = $1 AND c.id = $2 AND b.id = $3
+	UNION ALL
+	SELECT b.id, b.parent, b.fork_position, CASE WHEN l.low < l.high THEN l.low ELSE l.high END
+	FROM line l CROSS JOIN branches b WHERE b.id = l.parent AND l.low > $5
+)
+SELECT m.position, m.id, m.turn, m.role, m.tokens, m.tokens_before, m.content
+FROM line l CROSS JOIN messages m
+WHERE m.branch = l.branch AND m.position >= CASE WHEN l.low > $5 THEN l.low ELSE $5 END AND m.position < l.high
+ORDER BY m.position `
 
-	// The plus keeps the head, which is far above $3 in all pieces but the first, from being the bound of the search.
-	history = `SELECT ` + messageColumns + `
-FROM conversations c JOIN branches b ON b.id = c.id
-LEFT JOIN messages m ON m.branch = c.id AND m.position < $3 AND +m.position < b.head_position
-WHERE c.team = $1 AND c.id = $2 ORDER BY m.position DESC LIMIT $4`
+	// The same where the branch $3 has them all: without a sort.
+	branchHistory = `SELECT m.position, m.id, m.turn, m.role, m.tokens, m.tokens_before, m.content
+FROM conversations c CROSS JOIN messages m
+WHERE c.team = $1 AND c.id = $2 AND m.branch = $3 AND m.position < $4 AND m.position >= $5 ORDER BY m.position DESC`
 
-	listMessages = `SELECT ` + messageColumns + `
-FROM conversations c JOIN branches b ON b.id = c.id
-LEFT JOIN messages m ON m.branch = c.id AND m.position >= $3 AND m.position < b.head_position
-WHERE c.team = $1 AND c.id = $2 ORDER BY m.position LIMIT $4`
+	history      = messagesOfLine + `DESC`
+	listMessages = messagesOfLine + `ASC`
 
 	conversationExists = `SELECT 1 FROM conversations WHERE team = $1 AND id = $2`
 )
@@ -43,8 +50,9 @@ WHERE c.team = $1 AND c.id = $2 ORDER BY m.position LIMIT $4`
 // readTexts are the statements that are prepared for reading.
 func readTexts() []string {
 	return []string{
-		getConversation, listConversations, history, listMessages, conversationExists,
-		getTurn, getTurnContent, listTeamTurns, listConversationTurns,
+		getConversation, listConversations, history, listMessages, conversationExists, branchHistory,
+		getTurn, getTurnContent, listTeamTurns, listConversationTurns, listRequestTurns, listConversationRequestTurns,
+		getTaken, readEvents, getClaim,
 	}
 }
 
@@ -61,7 +69,9 @@ func (db *DB) GetConversation(ctx context.Context, team string, id conversation.
 }
 
 // ListConversations returns conversations by falling id.
-func (db *DB) ListConversations(ctx context.Context, team string, before conversation.ID, limit int) ([]*conversation.Conversation, error) {
+func (db *DB) ListConversations(
+	ctx context.Context, team string, before conversation.ID, limit int,
+) ([]*conversation.Conversation, error) {
 	if limit <= 0 {
 		return nil, nil
 	}
@@ -84,8 +94,9 @@ func (db *DB) conversations(ctx context.Context, text string, args ...any) ([]*c
 		c := new(conversation.Conversation)
 		var l line
 		var spec sql.RawBytes
-		if err := rows.Scan((*idColumn)(&c.ID), &c.Team, &l.spec, &l.createTime, &l.specTime, (*idColumn)(&l.head), &l.position,
-			&l.tokens, &l.version, &l.headTime, (*idColumn)(&l.active), &spec); err != nil {
+		if err := rows.Scan((*idColumn)(&c.ID), &c.Team, &l.spec, &l.createTime, &l.specTime, &l.expireTime,
+			(*idColumn)(&l.head), (*idColumn)(&l.tip), &l.position, &l.tokens, &l.version, &l.headTime,
+			(*idColumn)(&l.active), &spec); err != nil {
 			return err
 		}
 		l.fill(c)
@@ -102,13 +113,25 @@ const (
 	pieceBytes = 1 << 20
 )
 
-// History yields messages of the main line backwards.
+// History yields the messages before a place backwards.
 func (db *DB) History(
-	ctx context.Context, team string, id conversation.ID, upTo int64,
+	ctx context.Context, team string, id conversation.ID, before conversation.Place,
 ) iter.Seq2[*conversation.StoredMessage, error] {
 	return func(yield func(*conversation.StoredMessage, error) bool) {
-		for size := firstPiece; ; size = nextPiece {
-			piece, err := db.messages(ctx, history, pieceBytes, team, id[:], upTo, size)
+		place := before
+		if place.Position <= 0 {
+			if err := db.mustExist(ctx, team, id); err != nil {
+				yield(nil, err)
+			}
+			return
+		}
+		text := branchHistory // most often there is no need for more
+		for size := int64(firstPiece); place.Position > 0; size = nextPiece {
+			piece, err := db.messages(ctx, text, pieceBytes, team, id, place, place.Position-size)
+			if err == nil && len(piece) == 0 && text == branchHistory {
+				text = history
+				piece, err = db.messages(ctx, text, pieceBytes, team, id, place, place.Position-size)
+			}
 			if err != nil {
 				yield(nil, err)
 				return
@@ -119,29 +142,38 @@ func (db *DB) History(
 					return
 				}
 			}
-			if len(piece) == 0 || piece[len(piece)-1].Position == 0 {
+			if len(piece) == 0 {
 				return
 			}
-			upTo = piece[len(piece)-1].Position
+			place.Position = piece[len(piece)-1].Position
 		}
 	}
 }
 
-// ListMessages returns messages of the main line.
+// ListMessages returns messages before a place.
 func (db *DB) ListMessages(
-	ctx context.Context, team string, id conversation.ID, from int64, limit, maxBytes int,
+	ctx context.Context, team string, id conversation.ID, before conversation.Place, from int64, limit, maxBytes int,
 ) ([]*conversation.StoredMessage, error) {
-	if limit <= 0 {
-		return nil, nil
-	}
-	rows, err := db.messages(ctx, listMessages, maxBytes, team, id[:], from, limit)
-	if err != nil {
-		return nil, err
-	}
-	ms := make([]*conversation.StoredMessage, len(rows))
-	for i := range rows {
-		if ms[i], err = rows[i].message(); err != nil {
-			return nil, err
+	var ms []*conversation.StoredMessage
+	end := before.Position
+	for size := 0; limit > 0; {
+		before.Position = min(end, from+int64(min(limit, firstPiece)))
+		piece, err := db.messages(ctx, listMessages, maxBytes-size, team, id, before, from)
+		if err != nil || len(piece) == 0 {
+			return ms, err
+		}
+		for i := range piece {
+			size += len(piece[i].content)
+			m, err := piece[i].message()
+			if err != nil {
+				return nil, err
+			}
+			ms = append(ms, m)
+		}
+		from += int64(len(piece))
+		limit -= len(piece)
+		if size > maxBytes || from >= end {
+			break
 		}
 	}
 	return ms, nil
@@ -161,64 +193,41 @@ func (r *messageRow) message() (*conversation.StoredMessage, error) {
 	return &m, nil
 }
 
-// errEnough ends a read early.
-var errEnough = errors.New("enough")
-
-// messages returns the messages that text finds, and none after those whose content passes maxBytes.
-func (db *DB) messages(ctx context.Context, text string, maxBytes int, args ...any) ([]messageRow, error) {
+// messages returns the messages from position from to before a place, in the order of text, and none after those whose
+// content passes maxBytes.
+func (db *DB) messages(
+	ctx context.Context, text string, maxBytes int, team string, id conversation.ID, before conversation.Place, from int64,
+) ([]messageRow, error) {
 	var ms []messageRow
-	size, found := 0, false
+	size := 0
+	args := []any{team, id[:], before.Branch[:], before.Position, from}
 	err := db.read(ctx, "read messages", text, args, func(rows *sql.Rows) error {
-		found = true
 		var m messageRow
-		var position, role, tokens, before sql.NullInt64
-		if err := rows.Scan(&position, (*idColumn)(&m.ID), (*idColumn)(&m.Turn), &role, &tokens, &before, &m.content); err != nil {
+		err := rows.Scan(&m.Position, (*idColumn)(&m.ID), (*idColumn)(&m.Turn), &m.Role, &m.Tokens, &m.TokensBefore, &m.content)
+		if err != nil {
 			return err
 		}
-		if !position.Valid {
-			return nil
-		}
-		m.Position, m.Tokens, m.TokensBefore = position.Int64, tokens.Int64, before.Int64
-		m.Role = conversation.Role(role.Int64) //nolint:gosec // as stored
 		ms = append(ms, m)
 		if size += len(m.content); size > maxBytes {
 			return errEnough
 		}
 		return nil
 	})
-	if err == nil && !found {
-		return nil, conversation.ErrNotFound
+	if err == nil && len(ms) == 0 {
+		err = db.mustExist(ctx, team, id)
 	}
 	return ms, err
 }
 
-// read calls row for each row of the prepared text. What the database says becomes StoreUnavailable; the only other
-// errors are ctx's and, about a value that cannot be read, row's.
-func (db *DB) read(ctx context.Context, doing, text string, args []any, row func(*sql.Rows) error) error {
-	rows, err := db.reads[text].QueryContext(ctx, args...)
-	if err != nil {
-		return db.readError(ctx, doing, err)
+// mustExist returns ErrNotFound unless there is such a conversation.
+func (db *DB) mustExist(ctx context.Context, team string, id conversation.ID) error {
+	known := false
+	err := db.read(ctx, "read conversation", conversationExists, []any{team, id[:]}, func(*sql.Rows) error {
+		known = true
+		return nil
+	})
+	if err == nil && !known {
+		return conversation.ErrNotFound
 	}
-	defer rows.Close()
-	for rows.Next() {
-		switch err := row(rows); {
-		case errors.Is(err, errEnough):
-			return nil
-		case err != nil && ctx.Err() != nil: // it has closed the rows
-			return ctx.Err()
-		case err != nil:
-			return fmt.Errorf("%s: %w", doing, err)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return db.readError(ctx, doing, err)
-	}
-	return nil
-}
-
-func (*DB) readError(ctx context.Context, doing string, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return unavailable(doing, err)
+	return err
 }

@@ -3,14 +3,15 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
 const (
-	narrowTurnColumns = `t.id, t.team, t.client, t.conversation, t.parent, t.state, t.on_disconnect, t.trace_id, t.create_time, t.end_time,
-	t.request_id`
+	narrowTurnColumns = `t.id, t.team, t.client, t.conversation, t.parent, t.state, t.on_disconnect, t.trace_id,
+	t.create_time, t.end_time, t.request_id, t.branch, t.position + t.inputs + t.outputs, t.end_tokens`
 
 	turnColumns = narrowTurnColumns + `, t.labels, t.result`
 
@@ -21,7 +22,8 @@ const (
 	// One statement, because between two the turn could end and its messages move. The wide columns of the turn come with
 	// the first message only.
 	getTurnContent = `SELECT ` + narrowTurnColumns + `,
-	CASE WHEN m.position > t.position THEN NULL ELSE t.labels END, CASE WHEN m.position > t.position THEN NULL ELSE t.result END,
+	CASE WHEN m.position > t.position THEN NULL ELSE t.labels END,
+	CASE WHEN m.position > t.position THEN NULL ELSE t.result END,
 	t.inputs, m.position - t.position, m.id, m.role, m.content
 FROM turns t LEFT JOIN messages m
 	ON m.branch = t.branch AND m.position >= t.position AND m.position < t.position + t.inputs + t.outputs
@@ -32,6 +34,18 @@ WHERE t.team = $1 AND t.id < $2 AND ` + turnNotDeleted + ` ORDER BY t.id DESC LI
 
 	listConversationTurns = `SELECT ` + turnColumns + ` FROM turns t
 WHERE t.team = $1 AND t.conversation = $2 AND t.id < $3 AND ` + turnNotDeleted + ` ORDER BY t.id DESC LIMIT $4`
+
+	listRequestTurns = `SELECT ` + turnColumns + ` FROM turns t
+WHERE t.team = $1 AND t.request_id = $2 AND t.id < $3 AND ` + turnNotDeleted + ` ORDER BY t.id DESC LIMIT $4`
+
+	listConversationRequestTurns = `SELECT ` + turnColumns + ` FROM turns t
+WHERE t.team = $1 AND t.conversation = $2 AND t.request_id = $5 AND t.id < $3 AND ` + turnNotDeleted + `
+ORDER BY t.id DESC LIMIT $4`
+
+	// The place before the input is where its first message stands.
+	getTaken = `SELECT r.team, r.conversation, r.line, r.queue, r.branch, r.start, coalesce(m.tokens_before, r.tokens),
+	r.cancel, r.takeovers, r.deadline, r.overrides
+FROM running r LEFT JOIN messages m ON m.branch = r.branch AND m.position = r.start WHERE r.turn = $1`
 )
 
 // GetTurn returns a turn.
@@ -59,15 +73,20 @@ func (db *DB) GetTurn(ctx context.Context, team string, id conversation.ID, cont
 
 // ListTurns returns turns by falling id.
 func (db *DB) ListTurns(
-	ctx context.Context, team string, in conversation.ID, before conversation.ID, limit int,
+	ctx context.Context, team string, filter conversation.TurnFilter, before conversation.ID, limit int,
 ) ([]*conversation.Turn, error) {
 	if limit <= 0 {
 		return nil, nil
 	}
 	var turns []*conversation.Turn
 	text, args := listTeamTurns, []any{team, bound(before), limit}
-	if !in.IsZero() {
+	switch in := filter.Conversation; {
+	case !in.IsZero() && filter.RequestID != "":
+		text, args = listConversationRequestTurns, []any{team, in[:], bound(before), limit, []byte(filter.RequestID)}
+	case !in.IsZero():
 		text, args = listConversationTurns, []any{team, in[:], bound(before), limit}
+	case filter.RequestID != "":
+		text, args = listRequestTurns, []any{team, []byte(filter.RequestID), bound(before), limit}
 	}
 	err := db.read(ctx, "read turns", text, args, func(rows *sql.Rows) error {
 		t, err := scanTurn(rows)
@@ -76,39 +95,78 @@ func (db *DB) ListTurns(
 		}
 		return err
 	})
-	if err != nil {
-		return nil, err
+	if err == nil && len(turns) == 0 && !filter.Conversation.IsZero() {
+		err = db.mustExist(ctx, team, filter.Conversation)
 	}
-	if len(turns) == 0 && !in.IsZero() {
-		known := false
-		err := db.read(ctx, "read conversation", conversationExists, []any{team, in[:]}, func(*sql.Rows) error {
-			known = true
-			return nil
-		})
+	return turns, err
+}
+
+// taken returns the running and waiting turns among ids, for an owner that has taken them over.
+func (db *DB) taken(ctx context.Context, ids []conversation.ID) ([]*conversation.Taken, error) {
+	taken := make([]*conversation.Taken, 0, len(ids))
+	for _, id := range ids {
+		t, team, err := db.takenRun(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		if !known {
-			return nil, conversation.ErrNotFound
+		if t == nil {
+			continue // it has ended
 		}
+		t.Turn, err = db.GetTurn(ctx, team, id, true)
+		switch {
+		case errors.Is(err, conversation.ErrNotFound):
+			continue // it has ended since, and is deleted
+		case err != nil:
+			return nil, err
+		}
+		taken = append(taken, t)
 	}
-	return turns, nil
+	return taken, nil
+}
+
+// takenRun returns what the row of a running turn says; nil if there is none.
+func (db *DB) takenRun(ctx context.Context, id conversation.ID) (t *conversation.Taken, team string, err error) {
+	err = db.read(ctx, "read taken turn", getTaken, []any{id[:]}, func(rows *sql.Rows) error {
+		t = new(conversation.Taken)
+		var in, line, queue conversation.ID
+		var cancel, deadline int64
+		var overrides sql.RawBytes
+		if err := rows.Scan(&team, (*idColumn)(&in), (*idColumn)(&line), (*idColumn)(&queue), (*idColumn)(&t.Base.Branch),
+			&t.Base.Position, &t.Base.Tokens, &cancel, &t.Takeovers, &deadline, &overrides); err != nil {
+			return err
+		}
+		if in.IsZero() || !queue.IsZero() {
+			t.Base = conversation.Place{}
+		}
+		t.Fork = !in.IsZero() && line.IsZero() && queue.IsZero()
+		t.Cancel, t.Deadline = cancel != 0, fromNanos(deadline)
+		if len(overrides) > 0 {
+			return decode("overrides", overrides, &t.Overrides)
+		}
+		return nil
+	})
+	return t, team, err
 }
 
 // scanTurn reads a row of turnColumns, and then more.
-func scanTurn(rows *sql.Rows, more ...any) (*conversation.Turn, error) {
+func scanTurn(row row, more ...any) (*conversation.Turn, error) {
 	t := new(conversation.Turn)
 	var created, ended int64
 	var requestID, labels, result sql.RawBytes
+	var end conversation.Place
 	dest := append([]any{
 		(*idColumn)(&t.ID), &t.Team, &t.Client, (*idColumn)(&t.Conversation), (*idColumn)(&t.Parent), &t.State, &t.OnDisconnect,
-		(*idColumn)(&t.TraceID), &created, &ended, &requestID, &labels, &result,
+		(*idColumn)(&t.TraceID), &created, &ended, &requestID, (*idColumn)(&end.Branch), &end.Position, &end.Tokens,
+		&labels, &result,
 	}, more...)
-	if err := rows.Scan(dest...); err != nil {
+	if err := row.Scan(dest...); err != nil {
 		return nil, fmt.Errorf("scan turn: %w", err)
 	}
 	t.RequestID = string(requestID)
 	t.CreateTime, t.EndTime = fromNanos(created), fromNanos(ended)
+	if t.State.Ended() {
+		t.End = end
+	}
 	if len(labels) > 0 {
 		if err := decode("labels", labels, &t.Labels); err != nil {
 			return nil, err
@@ -136,6 +194,7 @@ func addTurnRow(turn **conversation.Turn, rows *sql.Rows) error {
 		*turn = t
 	}
 	if !index.Valid {
+		t.ContentExpired = inputs > 0
 		return nil
 	}
 	m.Role = conversation.Role(role.Int64) //nolint:gosec // as stored

@@ -7,14 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/gofrs/flock"
-	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
@@ -38,6 +36,55 @@ func OpenSQLite(ctx context.Context, path string, o Options) (*DB, error) {
 }
 
 func openSQLite(ctx context.Context, path string, o Options) (_ *DB, err error) {
+	f, err := openSQLiteFile(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.close() // what went wrong first says more
+		}
+	}()
+	// The last connection to be closed empties the write-ahead log into the database.
+	writer, err := f.pool(writerParams(), 1)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := migrate(ctx, sqliteSchema, writer, o.Logger); err != nil {
+		return nil, err
+	}
+	if err := checkSchema(ctx, sqliteSchema, writer); err != nil {
+		return nil, err
+	}
+	checkpoints, err := f.pool(checkpointerParams(), 1)
+	if err != nil {
+		return nil, err
+	}
+	readers, err := f.pool(readerParams(), readConns)
+	if err != nil {
+		return nil, err
+	}
+	cp := &checkpointer{pool: checkpoints, wal: f.path + "-wal", log: o.Logger, wake: make(chan struct{}, 1)}
+	db := newDB(&sqliteDialect{checkpointer: cp, pool: writer}, readers, newOwnership(), o)
+	db.release, db.adopt = f.close, adoption{}
+	for _, text := range readTexts() {
+		if db.reads[text], err = readers.PrepareContext(ctx, text); err != nil { //nolint:sqlclosecheck // Close does
+			return nil, fmt.Errorf("prepare %q: %w", text, err)
+		}
+	}
+	db.start()
+	db.background.Go(func() { cp.run(db.stop, db.committer.exclusively) })
+	return db, nil
+}
+
+// A sqliteFile is a database file that this process has for itself.
+type sqliteFile struct {
+	path    string
+	closers []func() error // run backwards
+}
+
+// openSQLiteFile locks the file at path, and makes it and its folder if there is none.
+func openSQLiteFile(path string) (*sqliteFile, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil { //nolint:gosec // the operator names the file
 		return nil, err
 	}
@@ -60,49 +107,27 @@ func openSQLite(ctx context.Context, path string, o Options) (_ *DB, err error) 
 	} else if !locked {
 		return nil, fmt.Errorf("another process uses it (%s is locked)", lock.Path())
 	}
-	closers := []func() error{lock.Close} // run backwards
-	release := func() error {
-		var errs []error
-		for _, f := range slices.Backward(closers) {
-			errs = append(errs, f())
-		}
-		return errors.Join(errs...)
-	}
-	defer func() {
-		if err != nil {
-			_ = release() // what went wrong first says more
-		}
-	}()
-	// The last connection to be closed empties the write-ahead log into the database.
-	pools := make([]*sql.DB, 3)
-	for i, pool := range []struct {
-		params url.Values
-		conns  int
-	}{
-		{writerParams(), 1},
-		{checkpointerParams(), 1},
-		{readerParams(), readConns},
-	} {
-		db, err := sql.Open("sqlite", sqliteDSN(path, pool.params))
-		if err != nil {
-			return nil, err
-		}
-		db.SetMaxOpenConns(pool.conns)
-		db.SetMaxIdleConns(pool.conns)
-		closers = append(closers, db.Close)
-		pools[i] = db
-	}
-	writer, readers := pools[0], pools[2]
-	if err := migrate(ctx, goose.DialectSQLite3, writer, "migrations/sqlite", o.Logger); err != nil {
-		return nil, err
-	}
-	cp := &checkpointer{pool: pools[1], wal: path + "-wal", log: o.Logger, wake: make(chan struct{}, 1)}
-	db, err := open(ctx, &sqliteDialect{checkpointer: cp}, readers, writer, o, release)
+	return &sqliteFile{path: path, closers: []func() error{lock.Close}}, nil
+}
+
+// pool returns a pool of connections to the file; close closes it.
+func (f *sqliteFile) pool(params url.Values, conns int) (*sql.DB, error) {
+	db, err := sql.Open("sqlite", sqliteDSN(f.path, params))
 	if err != nil {
 		return nil, err
 	}
-	db.background.Go(func() { cp.run(db.stop, db.committer.exclusively) })
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	f.closers = append(f.closers, db.Close)
 	return db, nil
+}
+
+func (f *sqliteFile) close() error {
+	var errs []error
+	for _, closer := range slices.Backward(f.closers) {
+		errs = append(errs, closer())
+	}
+	return errors.Join(errs...)
 }
 
 func sqliteDSN(path string, params url.Values) string {
@@ -136,58 +161,64 @@ func readerParams() url.Values {
 	}
 }
 
-// migrate brings the schema up to date, and refuses one that is newer than this program.
-func migrate(ctx context.Context, d goose.Dialect, db *sql.DB, dir string, log *slog.Logger) error {
-	files, err := fs.Sub(migrations, dir)
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider(d, db, files, goose.WithSlog(log), goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
-	have, want, err := p.GetVersions(ctx)
-	if err != nil {
-		return fmt.Errorf("read schema version: %w", err)
-	}
-	if have > want {
-		return fmt.Errorf("its schema is version %d, but this program knows only up to %d: run a newer one", have, want)
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	return nil
-}
-
 // sqliteDialect is SQLite's half of the store.
 type sqliteDialect struct {
+	pool         *sql.DB // of the connection that writes
 	checkpointer *checkpointer
 	pages        int // written since the last checkpoint was asked for
 }
 
-func (*sqliteDialect) placeholder(b []byte, _ int) []byte { return append(b, '?') }
+func (*sqliteDialect) placeholder(b []byte, _ int, _ string) []byte { return append(b, '?') }
+
+func (*sqliteDialect) forUpdate() string { return "" } // who writes, writes alone
+
+func (*sqliteDialect) shared() bool { return false }
+
+func (*sqliteDialect) fence(*setWriter, owner) (fenced func() bool) {
+	return func() bool { return false }
+}
+
+func (*sqliteDialect) reown(context.Context, owner) error { return nil } // fence is never
+
+func (*sqliteDialect) rolledBack(error) bool { return false }
+
+func (*sqliteDialect) outcome(context.Context) (committed bool, err error) { return false, nil } // no error is transient
+
+func (d *sqliteDialect) connect(ctx context.Context) (writer, error) {
+	conn, err := d.pool.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return newSQLiteWriter(conn), nil
+}
 
 // begin takes the write lock at once: a transaction that takes it at its first write can fail there.
-func (*sqliteDialect) begin() string { return "BEGIN IMMEDIATE" }
+func (*sqliteDialect) begin() *statement { return beginImmediate }
 
-func (*sqliteDialect) unavailable(err error) bool {
+var beginImmediate = &statement{"BEGIN IMMEDIATE"}
+
+func (*sqliteDialect) fault(err error) fault {
 	var e *sqlite.Error
+	var none *connectError
 	if !errors.As(err, &e) {
-		return errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
+		if errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.As(err, &none) {
+			return unusable
+		}
+		return refused
 	}
 	switch e.Code() & 0xff { // the rest is detail
 	case sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
 		sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
 		sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_NOTADB:
-		return true
+		return unusable
 	default:
-		return false
+		return refused
 	}
 }
 
 // committed counts pages, because the size of the log's file does not tell how much of it is in use.
-func (d *sqliteDialect) committed(c *sql.Conn) {
-	_ = c.Raw(func(conn any) error { // fails only if there is no such counter
+func (d *sqliteDialect) committed(w writer) {
+	_ = w.(*sqliteWriter).conn.Raw(func(conn any) error { // fails only if there is no such counter
 		pages, _, err := conn.(sqlite.DBStatus).Status(sqlite.DBStatusCacheWrite, true)
 		d.pages += pages
 		return err
@@ -204,7 +235,8 @@ const (
 	shrinkPages = 256
 )
 
-func (*sqliteDialect) shrink(ctx context.Context, c *sql.Conn) (more bool, err error) {
+func (*sqliteDialect) shrink(ctx context.Context, w writer) (more bool, err error) {
+	c := w.(*sqliteWriter).conn
 	var free int
 	if err := c.QueryRowContext(ctx, "PRAGMA freelist_count").Scan(&free); err != nil {
 		return false, fmt.Errorf("count free pages: %w", err)

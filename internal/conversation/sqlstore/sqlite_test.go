@@ -43,7 +43,7 @@ func TestPragmas(t *testing.T) {
 		var errs []error
 		for _, name := range []string{"auto_vacuum", "journal_mode", "synchronous", "wal_autocheckpoint"} {
 			var v string
-			errs = append(errs, db.committer.writer.conn.QueryRowContext(t.Context(), "PRAGMA "+name).Scan(&v))
+			errs = append(errs, db.committer.writer.writer.(*sqliteWriter).conn.QueryRowContext(t.Context(), "PRAGMA "+name).Scan(&v))
 			values[name] = v
 		}
 		return errors.Join(errs...)
@@ -89,9 +89,25 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := raw.ExecContext(t.Context(), "INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)"); err != nil {
+	newer := func(least int) {
+		t.Helper()
+		for _, statement := range []string{
+			"INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)", fmt.Sprint("UPDATE schema SET min_program = ", least),
+		} {
+			if _, err := raw.ExecContext(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	newer(2) // it can be used by programs that know version 2
+	again, err := OpenSQLite(t.Context(), pathOf(db), Options{})
+	if err != nil {
 		t.Fatal(err)
 	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+	newer(99)
 	if err := raw.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -132,10 +148,10 @@ func TestPlans(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = raw.Close() }()
-	texts := append(readTexts(), orphansText)
+	texts := append(readTexts(), adoptRuns.text)
 	for _, s := range []*set{
-		runsByTurn, linesByID, turnsByKey, endRuns, moveMessages, endTurns, updateSpecs, moveHeads, deleteConversations, deleteBranches,
-		deleteTurns, deleteMessages,
+		claimsByKey, runsByTurn, linesByID, turnsByKey, deleteClaims, endRuns, moveMessages, startTurns, recordTurns, endTurns, startRuns,
+		changeRuns, deleteEvents, updateSpecs, moveHeads, deleteConversations, deleteTurns, deleteMessages, deleteLogs,
 	} {
 		texts = append(texts, s.text(&sqliteDialect{}, 4))
 	}
@@ -146,15 +162,17 @@ func TestPlans(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 		for _, step := range plan {
-			scan := strings.HasPrefix(step, "SCAN") && !strings.Contains(step, "VALUES CLAUSE") &&
-				!(text == orphansText && step == "SCAN r")
-			sorts := strings.Contains(step, "TEMP B-TREE") && text != orphansText
+			scan := strings.HasPrefix(step, "SCAN") && !strings.Contains(step, "VALUES CLAUSE") && text != adoptRuns.text && text != dutiesOf
+			sorts := strings.Contains(step, "TEMP B-TREE") && !strings.HasPrefix(text, claimsByKey.head) // of these keys only
+			// The pieces of a line, and the messages asked for in their order.
+			if strings.HasPrefix(text, "WITH RECURSIVE line") {
+				scan, sorts = scan && step != "SCAN l", false
+			}
 			if scan || sorts || strings.Contains(step, "AUTOMATIC") {
 				t.Errorf("%s\nplan: %s", text, strings.Join(plan, "\n      "))
 				break
 			}
 		}
-		t.Logf("%.60s…\n      %s", text, strings.Join(plan, "\n      "))
 	}
 }
 
@@ -182,7 +200,7 @@ func TestCheckpoints(t *testing.T) {
 	db := openNew(t)
 	large := strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB
 	for range 40 {
-		turn(t, db, conversation.ID{}, conversation.ID{}, large) // twice
+		turn(t, db, conversation.ID{}, head{}, large) // twice
 	}
 	eventually(t, "most has reached the database file", func() bool {
 		info, err := os.Stat(pathOf(db))
@@ -194,103 +212,14 @@ func TestCheckpoints(t *testing.T) {
 	}
 }
 
-func TestPurge(t *testing.T) {
-	t.Parallel()
-	db := settled(t)
-	kept, gone := newConversation(t, db), newConversation(t, db)
-	keptTurn := turn(t, db, kept.ID, conversation.ID{}, "kept")
-	var head conversation.ID
-	for i := range 700 {
-		a := admission(gone.ID, head, strings.Repeat("x", 2000))
-		if err := db.BeginTurn(t.Context(), a); err != nil {
-			t.Fatal(err)
-		}
-		e := ending(a, strings.Repeat("y", 2000))
-		if i%10 == 0 {
-			e.Turn.State = conversation.Failed
-		} else {
-			head = a.Turn.ID
-		}
-		if err := db.EndTurn(t.Context(), e); err != nil {
-			t.Fatal(err)
-		}
-	}
-	count := func(db *DB, query string) (n int) {
-		t.Helper()
-		if err := db.readers.QueryRowContext(t.Context(), query).Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	before := count(db, "PRAGMA page_count")
-	if err := db.DeleteConversation(t.Context(), "team", gone.ID, conversation.Version{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil { // most likely in the middle of it
-		t.Fatal(err)
-	}
-
-	db = openAt(t, pathOf(db), Options{}) // goes on
-	eventually(t, "all rows are removed", func() bool {
-		return count(db, "SELECT (SELECT count(*) FROM deletions) + (SELECT count(*) FROM turns) - 1") == 0
-	})
-	if n := count(db, "SELECT (SELECT count(*) FROM messages) - 2 + (SELECT count(*) FROM branches) - 1"); n != 0 {
-		t.Errorf("%d rows too many or too few are left", n)
-	}
-	if got, err := db.GetTurn(t.Context(), "team", keptTurn, true); err != nil || got.OutputText() != "kept" {
-		t.Errorf("the other conversation's turn: %v, %v", got, err)
-	}
-	eventually(t, "the file has given its pages back", func() bool { return count(db, "PRAGMA freelist_count") <= freePages })
-	if after := count(db, "PRAGMA page_count"); after >= before {
-		t.Errorf("%d pages before, %d after", before, after)
-	}
-}
-
-// A transaction removes a bounded number of rows and bytes.
-func TestPurgeIsBounded(t *testing.T) {
-	t.Parallel()
-	db := settled(t)
-	c := newConversation(t, db)
-	var head conversation.ID
-	for range 5 {
-		head = turn(t, db, c.ID, head, strings.Repeat("x", 1000))
-	}
-	count := func() (n int) {
-		t.Helper()
-		if err := db.readers.QueryRowContext(t.Context(), "SELECT (SELECT count(*) FROM messages) + (SELECT count(*) FROM turns)").Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	// Deleted by hand, so that the purger does not know.
-	if errs := together(t, db, &deleteConversation{id: c.ID, team: "team", time: 1}); errs[0] != nil {
-		t.Fatal(errs[0])
-	}
-	for _, step := range []struct{ rows, bytes, want int }{
-		{4, 1 << 20, 11}, {500, 1500, 9}, {6, 1 << 20, 3}, {2, 1 << 20, 1}, {500, 1 << 20, 0},
-	} {
-		b := &purgeBatch{rows: step.rows, bytes: step.bytes}
-		if errs := together(t, db, b); errs[0] != nil || !b.more {
-			t.Fatalf("more %v, %v", b.more, errs[0])
-		}
-		if got := count(); got != step.want {
-			t.Errorf("%+v: %d rows are left", step, got)
-		}
-	}
-	b := &purgeBatch{rows: 1, bytes: 1}
-	if errs := together(t, db, b); errs[0] != nil || b.more {
-		t.Errorf("more %v, %v", b.more, errs[0])
-	}
-}
-
 // A full database fails all items of a group, keeps nothing of them, and is used again when there is room.
 func TestDatabaseFull(t *testing.T) {
 	t.Parallel()
-	db := settled(t)
+	db := settled(t, openNew(t))
 	c := newConversation(t, db)
 	fill := testOp{decision: func(*group) error {
 		// Holds as long as the connection, which is given up with the group that fails.
-		_, err := db.committer.writer.conn.ExecContext(t.Context(), "PRAGMA max_page_count = 1")
+		_, err := db.committer.writer.writer.(*sqliteWriter).conn.ExecContext(t.Context(), "PRAGMA max_page_count = 1")
 		return err
 	}}
 	if err := together(t, db, fill)[0]; err != nil {
@@ -299,7 +228,7 @@ func TestDatabaseFull(t *testing.T) {
 	var ops []op
 	var turns []*conversation.Admission
 	for i := range 40 {
-		a := admission(conversation.ID{}, conversation.ID{}, strings.Repeat("large ", 2000))
+		a := oneShot(strings.Repeat("large ", 2000))
 		if i == 0 {
 			a.Turn.Conversation = c.ID
 		}
@@ -354,46 +283,5 @@ func TestLockIsOfTheFile(t *testing.T) {
 	if second, err := OpenSQLite(t.Context(), link, Options{}); err == nil {
 		_ = second.Close()
 		t.Error("a second store has the file under another name")
-	}
-}
-
-// A file that cannot give pages back, because it was made elsewhere, must not be asked for ever.
-func TestShrinkWithoutAutoVacuum(t *testing.T) {
-	t.Parallel()
-	db := openNew(t)
-	path := pathOf(db)
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	plain, err := sql.Open("sqlite", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, statement := range []string{"PRAGMA journal_mode=DELETE", "PRAGMA auto_vacuum=0", "VACUUM"} {
-		if _, err := plain.ExecContext(t.Context(), statement); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := plain.Close(); err != nil {
-		t.Fatal(err)
-	}
-	db, err = OpenSQLite(t.Context(), path, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	id := turn(t, db, conversation.ID{}, conversation.ID{}, strings.Repeat("x", 3<<20))
-	if err := db.DeleteTurn(t.Context(), "team", id); err != nil {
-		t.Fatal(err)
-	}
-	// The purger has looked: what it would do now, it has done.
-	for range 3 {
-		b := &purgeBatch{rows: purgeRows, bytes: purgeBytes}
-		if errs := together(t, db, b); errs[0] != nil {
-			t.Fatal(errs[0])
-		}
-		if b.more {
-			t.Fatal("it wants to go on, and nothing can be given back")
-		}
 	}
 }

@@ -1,15 +1,14 @@
-// Package sqlstore keeps conversations and turns in an SQL database: SQLite, for one process.
+// Package sqlstore keeps conversations, turns and their logs in an SQL database: SQLite, for one process, or PostgreSQL,
+// for several.
 //
 // Reads run on a pool of connections, each a statement or two by key. Writes go through one goroutine, the committer,
 // which does what is waiting in one transaction, because a durable commit costs about the same for one turn as for
-// hundreds.
+// hundreds. On PostgreSQL each transaction first makes sure that this process was not given up for dead meanwhile.
 package sqlstore
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,9 +18,6 @@ import (
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
-//go:embed migrations
-var migrations embed.FS
-
 // Options are the settings of a store. The zero value is complete.
 type Options struct {
 	// Logger receives what happens in the background. Default: nothing is logged.
@@ -29,8 +25,17 @@ type Options struct {
 	// Now is the clock of what the store itself dates. Default: time.Now.
 	Now func() time.Time
 
+	// Retention is how long content is kept that nobody deletes.
+	Retention Retention
+
 	// maxGroup bounds the items of a transaction, for benchmarks. Default: 512.
 	maxGroup int
+	// lease is how long a process counts as alive after it has last said so. It says so three times as often, and looks for
+	// others twice as often as that. Shorter only in tests. Default: 6 s.
+	lease time.Duration
+	// patience is how long an answer of PostgreSQL is waited for, in addition to what round trips take. Shorter only in tests.
+	// Default: 3 s.
+	patience time.Duration
 }
 
 func (o Options) withDefaults() Options {
@@ -43,6 +48,13 @@ func (o Options) withDefaults() Options {
 	if o.maxGroup == 0 {
 		o.maxGroup = 512
 	}
+	if o.lease == 0 {
+		o.lease = 6 * time.Second
+	}
+	if o.patience == 0 {
+		o.patience = 3 * time.Second
+	}
+	o.Retention = o.Retention.withDefaults()
 	return o
 }
 
@@ -50,60 +62,92 @@ func (o Options) withDefaults() Options {
 type DB struct {
 	log       *slog.Logger
 	now       func() time.Time
+	retention Retention
+	dialect   dialect
 	readers   *sql.DB
 	reads     map[string]*sql.Stmt // by text; not changed after the start
+	// readLimit is how long a read may take; 0 is for ever. PostgreSQL can be cut off without a word.
+	readLimit func() time.Duration
 	committer *committer
-	purge     chan struct{} // wakes the purger; holds at most one
+	hub       *hub
+	ownership *ownership
+	// adopt makes the turns of earlier owners this one's, where there can be no other; nil where others take them.
+	adopt op
+	purge chan struct{} // wakes the purger; holds at most one
 
 	stop       chan struct{} // closed when the background work is to end
 	background sync.WaitGroup
 	closeOnce  sync.Once
 	closeErr   error
-	release    func() error // closes the pools and gives up the lock
+	giveUp     func(context.Context, owner) error // tells the others that the turns of an owner are theirs to take
+	release    func() error                       // closes the pools and gives up the lock
 }
 
 var _ conversation.Store = (*DB)(nil)
 
-// open starts a store on a database whose schema is up to date. release is called last by Close.
-func open(ctx context.Context, d dialect, readers, writer *sql.DB, o Options, release func() error) (*DB, error) {
+// newDB returns a store on a database whose schema is up to date, not yet at work.
+func newDB(d dialect, readers *sql.DB, own *ownership, o Options) *DB {
 	db := &DB{
-		log:     o.Logger,
-		now:     o.Now,
-		readers: readers,
-		reads:   make(map[string]*sql.Stmt),
-		purge:   make(chan struct{}, 1),
-		stop:    make(chan struct{}),
-		release: release,
+		log:       o.Logger,
+		now:       o.Now,
+		retention: o.Retention,
+		dialect:   d,
+		readers:   readers,
+		reads:     make(map[string]*sql.Stmt),
+		readLimit: func() time.Duration { return 0 },
+		hub:       newHub(),
+		ownership: own,
+		purge:     make(chan struct{}, 1),
+		stop:      make(chan struct{}),
+		giveUp:    func(context.Context, owner) error { return nil },
 	}
-	for _, text := range readTexts() {
-		stmt, err := readers.PrepareContext(ctx, text) //nolint:sqlclosecheck // Close does
-		if err != nil {
-			return nil, fmt.Errorf("prepare %q: %w", text, err)
-		}
-		db.reads[text] = stmt
-	}
-	var owner conversation.ID
-	_, _ = rand.Read(owner[:]) // never fails
-	db.committer = newCommitter(d, writer, owner, o)
-	db.background.Go(db.committer.run)
-	db.background.Go(db.purgeDeleted)
-	db.wakePurger() // what an earlier process left
-	return db, nil
+	db.committer = newCommitter(d, own, db.hub.wake, o)
+	return db
 }
 
-// Close waits for the group of writes that has begun, fails those that wait, and closes the database.
+// start begins the work in the background.
+func (db *DB) start() {
+	db.background.Go(db.committer.run)
+	db.background.Go(db.keep)
+}
+
+// Close waits for the group of writes that has begun, fails those that wait, and closes the database. Turns that still run
+// are given up, as by Release.
 func (db *DB) Close() error {
 	db.closeOnce.Do(func() {
+		last, ok := db.ownership.release()
 		close(db.stop)
 		db.committer.close()
 		db.background.Wait()
 		var errs []error
+		if ok {
+			if err := db.giveUp(context.Background(), last); err != nil {
+				db.log.Warn("the turns of this process are taken over later: it could not say that it ends", slog.Any("error", err))
+			}
+		}
 		for _, stmt := range db.reads {
 			errs = append(errs, stmt.Close())
 		}
 		db.closeErr = errors.Join(append(errs, db.release())...)
 	})
 	return db.closeErr
+}
+
+// Release gives up all turns of this process.
+func (db *DB) Release(ctx context.Context) error {
+	last, ok := db.ownership.release()
+	if !ok {
+		return nil
+	}
+	if err := db.giveUp(ctx, last); err != nil {
+		return unavailable("release", err)
+	}
+	return nil
+}
+
+// Subscribe returns a channel that gets a value after something about a turn or a conversation was written.
+func (db *DB) Subscribe(id conversation.ID) (wake <-chan struct{}, stop func()) {
+	return db.hub.subscribe(id)
 }
 
 // Ping writes one row to find out whether the database takes it.

@@ -7,18 +7,13 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/chatsvc/chatsvc/internal/conversation"
-	"github.com/chatsvc/chatsvc/internal/conversation/storetest"
+	"github.com/chatsvc/chatsvc/internal/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func openAt(tb testing.TB, path string, o Options) *DB {
+func closeAtCleanup(tb testing.TB, db *DB) *DB {
 	tb.Helper()
-	db, err := OpenSQLite(tb.Context(), path, o)
-	if err != nil {
-		tb.Fatal(err)
-	}
 	tb.Cleanup(func() {
 		if err := db.Close(); err != nil {
 			tb.Error(err)
@@ -27,6 +22,17 @@ func openAt(tb testing.TB, path string, o Options) *DB {
 	return db
 }
 
+// openAt opens a SQLite file.
+func openAt(tb testing.TB, path string, o Options) *DB {
+	tb.Helper()
+	db, err := OpenSQLite(tb.Context(), path, o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return closeAtCleanup(tb, db)
+}
+
+// openNew opens a new SQLite file.
 func openNew(tb testing.TB) *DB {
 	tb.Helper()
 	return openAt(tb, filepath.Join(tb.TempDir(), "data", "chatsvc.db"), Options{})
@@ -34,30 +40,43 @@ func openNew(tb testing.TB) *DB {
 
 // pathOf returns the file of db.
 func pathOf(db *DB) string {
-	return strings.TrimSuffix(db.committer.dialect.(*sqliteDialect).checkpointer.wal, "-wal")
+	return strings.TrimSuffix(db.dialect.(*sqliteDialect).checkpointer.wal, "-wal")
 }
 
-func openStore(t *testing.T) conversation.Store {
+// migrated returns a new PostgreSQL database with the schema, on the server that all tests share.
+func migrated(tb testing.TB) string {
+	tb.Helper()
+	return pgtest.Clone(tb, "sqlstore", func(url string) error {
+		_, _, err := MigratePostgres(tb.Context(), url, Options{})
+		return err
+	})
+}
+
+// openURL opens a PostgreSQL database.
+func openURL(tb testing.TB, url string, o Options) *DB {
+	tb.Helper()
+	db, err := OpenPostgres(tb.Context(), url, o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return closeAtCleanup(tb, db)
+}
+
+// openNewPostgres opens a new PostgreSQL database.
+func openNewPostgres(tb testing.TB) *DB {
+	tb.Helper()
+	return openURL(tb, migrated(tb), Options{})
+}
+
+// onEngines runs a test on a new store of each engine.
+func onEngines(t *testing.T, test func(*testing.T, *DB)) {
 	t.Helper()
-	return openNew(t)
-}
-
-func TestStore(t *testing.T) {
-	t.Parallel()
-	storetest.Run(t, openStore)
-}
-
-func TestStoreReopened(t *testing.T) {
-	t.Parallel()
-	storetest.RunReopen(t, storetest.Factory{
-		Open: openStore,
-		Reopen: func(t *testing.T, s conversation.Store) conversation.Store {
-			t.Helper()
-			db := s.(*DB)
-			if err := db.Close(); err != nil {
-				t.Fatal(err)
-			}
-			return openAt(t, pathOf(db), Options{})
-		},
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		test(t, openNew(t))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		test(t, openNewPostgres(t))
 	})
 }

@@ -28,6 +28,9 @@ func createConversation(b *bench) {
 	t := b.t
 	for name, spec := range map[string]conversation.Spec{"empty": {}, "full": fullSpec()} {
 		c := &conversation.Conversation{ID: newID(), Team: team, Spec: spec, CreateTime: at(3)}
+		if name == "full" {
+			c.ExpireTime = at(1_000_000)
+		}
 		want := *c
 		want.Version = conversation.Version{Spec: 1, Head: 1}
 		want.UpdateTime = at(3)
@@ -89,12 +92,13 @@ func updateConversation(b *bench) {
 	t := b.t
 	c := b.create(team)
 	change := *c
-	change.Spec = fullSpec()
+	change.Spec, change.ExpireTime = fullSpec(), at(1_000_000)
 	updated, err := b.UpdateConversation(b.ctx(), &change)
 	b.ok(err)
 	equal(t, "spec", updated.Spec, fullSpec())
 	equal(t, "version", updated.Version, conversation.Version{Spec: 2, Head: 1})
 	equal(t, "create time", updated.CreateTime, c.CreateTime)
+	equal(t, "expire time", updated.ExpireTime, at(1_000_000))
 	equal(t, "what is stored", *b.get(c), *updated)
 
 	_, err = b.UpdateConversation(b.ctx(), &change) // the version that it had before
@@ -161,16 +165,17 @@ func deleteConversation(b *bench) {
 	t := b.t
 	c := b.create(team)
 	turns := b.talk(c, 3)
-	head := turns[2].ID
-	turns = append(turns, b.turn(c, head, conversation.Failed, "f"), b.turn(c, head, conversation.Cancelled, "c"))
+	last := turns[2].ID
+	turns = append(turns, b.turn(c, last, conversation.Failed, "f"), b.turn(c, last, conversation.Cancelled, "c"))
 	kept := b.create(team)
 	keptTurn := b.turn(kept, conversation.ID{}, conversation.Completed, "kept")
 
-	running := newTurn(team, c.ID, head, "running")
+	running := newTurn(team, c.ID, last, "running")
 	b.ok(b.begin(running))
 	b.busy(b.DeleteConversation(b.ctx(), team, c.ID, conversation.Version{}), running.ID)
 	b.ok(b.end(running, conversation.Completed, "done"))
 	turns = append(turns, running)
+	head := b.get(c).Head
 
 	b.is(b.DeleteConversation(b.ctx(), other, c.ID, conversation.Version{}), conversation.ErrNotFound)
 	b.ok(b.DeleteConversation(b.ctx(), team, c.ID, conversation.Version{}))
@@ -184,17 +189,17 @@ func deleteConversation(b *bench) {
 	}
 	_, err := b.GetConversation(b.ctx(), team, c.ID)
 	gone("GetConversation", err)
-	_, err = b.ListMessages(b.ctx(), team, c.ID, 0, 10, 1000)
+	_, err = b.ListMessages(b.ctx(), team, c.ID, head, 0, 10, 1000)
 	gone("ListMessages", err)
-	_, err = b.ListTurns(b.ctx(), team, c.ID, conversation.ID{}, 10)
+	_, err = b.ListTurns(b.ctx(), team, conversation.TurnFilter{Conversation: c.ID}, conversation.ID{}, 10)
 	gone("ListTurns", err)
 	_, err = b.UpdateConversation(b.ctx(), c)
 	gone("UpdateConversation", err)
 	gone("DeleteConversation", b.DeleteConversation(b.ctx(), team, c.ID, conversation.Version{}))
 	gone("BeginTurn", b.begin(newTurn(team, c.ID, running.ID, "late")))
-	gone("EndTurn", b.end(newTurn(team, c.ID, head, ""), conversation.Completed, "late"))
+	gone("EndTurn", b.end(newTurn(team, c.ID, last, ""), conversation.Completed, "late"))
 	yields := 0
-	for _, err := range b.History(b.ctx(), team, c.ID, 100) {
+	for _, err := range b.History(b.ctx(), team, c.ID, head) {
 		gone("History", err)
 		yields++
 	}
@@ -206,7 +211,7 @@ func deleteConversation(b *bench) {
 		}
 		gone("DeleteTurn", b.DeleteTurn(b.ctx(), team, turn.ID))
 	}
-	left, err := b.ListTurns(b.ctx(), team, conversation.ID{}, conversation.ID{}, 100)
+	left, err := b.ListTurns(b.ctx(), team, conversation.TurnFilter{}, conversation.ID{}, 100)
 	b.ok(err)
 	if len(left) != 1 || left[0].ID != keptTurn.ID {
 		t.Fatalf("the team has %d turns left, want the other conversation's", len(left))

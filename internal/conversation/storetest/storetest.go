@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -48,9 +49,25 @@ func Run(t *testing.T, open func(t *testing.T) conversation.Store) {
 		{"Chains", chains},
 		{"CancelledContext", cancelledContext},
 		{"Close", closed},
-		{"NoOrphans", noOrphans},
+		{"AppendEvents", appendEvents},
+		{"ManyEvents", manyEvents},
+		{"EndEvents", endEvents},
+		{"RecordAttempt", recordAttempt},
+		{"Subscribe", subscribe},
+		{"Claims", claims},
+		{"ClaimsEnd", claimsEnd},
+		{"ClaimsRefused", claimsRefused},
+		{"ClaimsAtOnce", claimsAtOnce},
+		{"Queue", queue},
+		{"QueueFull", queueFull},
+		{"CancelRequests", cancelRequests},
+		{"ForkTurns", forkTurns},
+		{"SelectHead", selectHead},
+		{"Chained", chained},
+		{"ForkConversation", forkConversation},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			c.test(newBench(t, open(t)))
 		})
 	}
@@ -67,15 +84,13 @@ type Factory struct {
 // RunReopen tests what a store keeps for the next process.
 func RunReopen(t *testing.T, f Factory) {
 	t.Helper()
-	for _, c := range []struct {
-		name string
-		test func(*bench, func())
-	}{
+	for _, c := range append([]reopenCase{
 		{"Durable", durable},
-		{"Orphans", orphans},
+		{"TakenOver", takenOver},
 		{"DeletedStaysDeleted", deletedStaysDeleted},
-	} {
+	}, retentionCases()...) {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			b := newBench(t, f.Open(t))
 			c.test(b, func() { b.Store = f.Reopen(t, b.Store) })
 		})
@@ -147,7 +162,19 @@ func count(ms []conversation.Message) []int64 {
 
 func (b *bench) begin(t *conversation.Turn) error {
 	b.t.Helper()
-	return b.BeginTurn(b.ctx(), &conversation.Admission{Turn: t, InputTokens: count(t.Input)})
+	return b.BeginTurn(b.ctx(), b.admission(t))
+}
+
+// admission is that of t at the head of its conversation, if that is t's parent.
+func (b *bench) admission(t *conversation.Turn) *conversation.Admission {
+	a := &conversation.Admission{Turn: t, InputTokens: count(t.Input), Deadline: at(60)}
+	if t.Conversation.IsZero() {
+		return a
+	}
+	if c, err := b.GetConversation(b.ctx(), t.Team, t.Conversation); err == nil && c.HeadTurn == t.Parent {
+		a.Base = c.Head
+	}
+	return a
 }
 
 // end ends t in state, with one message of output.
@@ -197,10 +224,11 @@ func (b *bench) line(c *conversation.Conversation) []*conversation.StoredMessage
 	b.t.Helper()
 	head := b.get(c)
 	var ms []*conversation.StoredMessage
-	for m, err := range b.History(b.ctx(), c.Team, c.ID, head.HeadPosition) {
+	for m, err := range b.History(b.ctx(), c.Team, c.ID, head.Head) {
 		b.ok(err)
-		ms = append([]*conversation.StoredMessage{m}, ms...)
+		ms = append(ms, m)
 	}
+	slices.Reverse(ms)
 	var tokens int64
 	for i, m := range ms {
 		if m.Position != int64(i) || m.TokensBefore != tokens {
@@ -208,13 +236,33 @@ func (b *bench) line(c *conversation.Conversation) []*conversation.StoredMessage
 		}
 		tokens += m.Tokens
 	}
-	if int64(len(ms)) != head.HeadPosition || tokens != head.HeadTokens {
-		b.t.Fatalf("the line has %d messages and %d tokens, its head says %d and %d", len(ms), tokens, head.HeadPosition, head.HeadTokens)
+	if int64(len(ms)) != head.Head.Position || tokens != head.Head.Tokens {
+		b.t.Fatalf("the line has %d messages and %d tokens, its head says %d and %d", len(ms), tokens, head.Head.Position, head.Head.Tokens)
 	}
 	if len(ms) > 0 && ms[len(ms)-1].Turn != head.HeadTurn {
 		b.t.Fatalf("the last message is of turn %x, the head is %x", ms[len(ms)-1].Turn, head.HeadTurn)
 	}
 	return ms
+}
+
+// duties returns what there is to do, and fails if there is nothing for half a minute.
+func (b *bench) duties() *conversation.Duties {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx(), 30*time.Second)
+	defer cancel()
+	d, err := b.Duties(ctx)
+	b.ok(err)
+	return d
+}
+
+// awake fails unless wake has a value within half a minute.
+func (b *bench) awake(wake <-chan struct{}) {
+	b.t.Helper()
+	select {
+	case <-wake:
+	case <-time.After(30 * time.Second):
+		b.t.Fatal("nobody was woken")
+	}
 }
 
 func (b *bench) ok(err error) {

@@ -14,14 +14,15 @@ import (
 func (b *bench) reads(ctx context.Context, owner string, c, turn conversation.ID) map[string]error {
 	errs := make(map[string]error)
 	_, errs["GetConversation"] = b.GetConversation(ctx, owner, c)
-	_, errs["ListMessages"] = b.ListMessages(ctx, owner, c, 0, 10, 1000)
-	for _, err := range b.History(ctx, owner, c, 10) {
+	_, errs["ListMessages"] = b.ListMessages(ctx, owner, c, conversation.Place{}, 0, 10, 1000)
+	for _, err := range b.History(ctx, owner, c, conversation.Place{Branch: c, Position: 10}) {
 		errs["History"] = err
 		break
 	}
 	_, errs["GetTurn"] = b.GetTurn(ctx, owner, turn, false)
 	_, errs["GetTurn with content"] = b.GetTurn(ctx, owner, turn, true)
-	_, errs["ListTurns"] = b.ListTurns(ctx, owner, c, conversation.ID{}, 10)
+	_, errs["Events"] = b.Events(ctx, owner, turn, 0, 1000)
+	_, errs["ListTurns"] = b.ListTurns(ctx, owner, conversation.TurnFilter{Conversation: c}, conversation.ID{}, 10)
 	return errs
 }
 
@@ -37,6 +38,12 @@ func (b *bench) writes(ctx context.Context, owner string, c, turn conversation.I
 	ended.ID, ended.State, ended.EndTime = turn, conversation.Completed, at(1)
 	errs["EndTurn"] = b.EndTurn(ctx, &conversation.End{Turn: ended})
 	errs["DeleteTurn"] = b.DeleteTurn(ctx, owner, turn)
+	fork := &conversation.Conversation{ID: newID(), Team: owner, CreateTime: at(1)}
+	errs["ForkConversation"] = b.ForkConversation(ctx, fork, c, conversation.ID{})
+	errs["RecordAttempt"] = b.RecordAttempt(ctx, ended)
+	errs["RequestCancel"] = b.RequestCancel(ctx, owner, turn)
+	errs["AttachTurn"] = b.AttachTurn(ctx, owner, turn)
+	errs["DetachTurn"] = b.DetachTurn(ctx, owner, turn)
 	return errs
 }
 
@@ -196,7 +203,9 @@ func cancelledContext(b *bench) {
 	maps.Copy(errs, b.writes(ctx, team, c.ID, shot.ID))
 	errs["CreateConversation"] = b.CreateConversation(ctx, &conversation.Conversation{ID: newID(), Team: team})
 	_, errs["ListConversations"] = b.ListConversations(ctx, team, conversation.ID{}, 10)
-	_, errs["Orphans"] = b.Orphans(ctx)
+	_, errs["GetClaim"] = b.GetClaim(ctx, team, "id")
+	_, errs["AppendEvents"] = b.AppendEvents(ctx, []conversation.EventBatch{{Team: team, Turn: shot.ID, Events: deltas(1, "a")}})
+	_, errs["Duties"] = b.Duties(ctx)
 	errs["Ping"] = b.Ping(ctx)
 	for method, err := range errs {
 		if !errors.Is(err, context.Canceled) {
@@ -219,22 +228,13 @@ func closed(b *bench) {
 	maps.Copy(errs, b.writes(b.ctx(), team, c.ID, newID()))
 	errs["CreateConversation"] = b.CreateConversation(b.ctx(), &conversation.Conversation{ID: newID(), Team: team})
 	_, errs["ListConversations"] = b.ListConversations(b.ctx(), team, conversation.ID{}, 10)
-	_, errs["Orphans"] = b.Orphans(b.ctx())
+	_, errs["GetClaim"] = b.GetClaim(b.ctx(), team, "id")
+	_, errs["AppendEvents"] = b.AppendEvents(b.ctx(), []conversation.EventBatch{{Team: team, Turn: newID(), Events: deltas(1, "a")}})
+	_, errs["Duties"] = b.Duties(b.ctx())
 	errs["Ping"] = b.Ping(b.ctx())
 	for method, err := range errs {
 		if !errors.Is(err, conversation.ErrStoreUnavailable) {
 			t.Errorf("%s: %v", method, err)
 		}
 	}
-}
-
-func noOrphans(b *bench) {
-	t := b.t
-	turns, err := b.Orphans(b.ctx())
-	b.ok(err)
-	equal(t, "orphans of a new store", len(turns), 0)
-	b.ok(b.begin(newTurn(team, conversation.ID{}, conversation.ID{}, "mine")))
-	turns, err = b.Orphans(b.ctx())
-	b.ok(err)
-	equal(t, "orphans among its own", len(turns), 0)
 }

@@ -1,9 +1,12 @@
 package storetest
 
 import (
+	"slices"
+
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
+// without is t as it is read without content.
 func without(t *conversation.Turn) conversation.Turn {
 	c := *t
 	c.Input, c.Output = nil, nil
@@ -15,10 +18,31 @@ func (b *bench) stored(t *conversation.Turn) {
 	b.t.Helper()
 	got, err := b.GetTurn(b.ctx(), t.Team, t.ID, true)
 	b.ok(err)
-	equal(b.t, "turn with content", *got, *t)
+	want := *t
+	want.End = got.End // where that is depends on the store; what stands before it does not
+	equal(b.t, "turn with content", *got, want)
 	got, err = b.GetTurn(b.ctx(), t.Team, t.ID, false)
 	b.ok(err)
-	equal(b.t, "turn without content", *got, without(t))
+	equal(b.t, "turn without content", *got, without(&want))
+	if !t.State.Ended() {
+		equal(b.t, "end of a turn that has not ended", got.End, conversation.Place{})
+		return
+	}
+	if t.Conversation.IsZero() {
+		return
+	}
+	messages := slices.Concat(t.Input, t.Output)
+	listed, err := b.ListMessages(b.ctx(), t.Team, t.Conversation, got.End, got.End.Position-int64(len(messages)), 100, 1<<30)
+	b.ok(err)
+	equal(b.t, "number of messages of the turn", len(listed), len(messages))
+	for i, m := range listed {
+		equal(b.t, "message of the turn", m.Message, messages[i])
+		equal(b.t, "turn of the message", m.Turn, t.ID)
+		equal(b.t, "position", m.Position, got.End.Position-int64(len(messages)-i))
+	}
+	if last := listed[len(listed)-1]; last.TokensBefore+last.Tokens != got.End.Tokens {
+		b.t.Fatalf("%d tokens before and in the last message, the end says %d", last.TokensBefore+last.Tokens, got.End.Tokens)
+	}
 }
 
 func fullTurn(in conversation.ID) *conversation.Turn {
@@ -91,6 +115,23 @@ func beginTurnRefused(b *bench) {
 		t.Fatal("input without token counts was taken")
 	}
 	refused(wrong)
+	for name, state := range map[string]conversation.State{
+		"a one-shot that waits": conversation.Queued, "a turn that has ended": conversation.Completed, "no state": 0,
+	} {
+		wrong := newTurn(team, conversation.ID{}, conversation.ID{}, name)
+		wrong.State = state
+		if err := b.begin(wrong); err == nil {
+			t.Fatalf("%s was begun", name)
+		}
+		refused(wrong)
+	}
+	if err := b.fork(b.queuedIn(c.ID, team), conversation.Place{}); err == nil {
+		t.Fatal("a turn waits for a branch of its own")
+	}
+	if err := b.EndTurn(b.ctx(), &conversation.End{Turn: running}); err == nil {
+		t.Fatal("a turn was ended as running")
+	}
+	b.stored(running)
 }
 
 func endTurnAnswered(b *bench) {
@@ -126,8 +167,8 @@ func endTurnAnswered(b *bench) {
 		tokens += 11
 		got := b.get(c)
 		equal(t, "head", got.HeadTurn, head)
-		equal(t, "position", got.HeadPosition, position)
-		equal(t, "tokens", got.HeadTokens, tokens)
+		equal(t, "position", got.Head.Position, position)
+		equal(t, "tokens", got.Head.Tokens, tokens)
 		equal(t, "active turn", got.ActiveTurn, conversation.ID{})
 		equal(t, "version", got.Version, conversation.Version{Spec: 1, Head: int64(2 + i)})
 		if got.UpdateTime.Before(c.UpdateTime) {
@@ -231,10 +272,11 @@ func listTurns(b *bench) {
 	var inC, all []*conversation.Turn // by falling id
 	var head conversation.ID
 	add := func(turn *conversation.Turn) {
-		listed := without(turn)
-		all = append([]*conversation.Turn{&listed}, all...)
+		listed, err := b.GetTurn(b.ctx(), team, turn.ID, false)
+		b.ok(err)
+		all = append([]*conversation.Turn{listed}, all...)
 		if turn.Conversation == c.ID {
-			inC = append([]*conversation.Turn{&listed}, inC...)
+			inC = append([]*conversation.Turn{listed}, inC...)
 		}
 	}
 	for i := range 6 {
@@ -258,7 +300,7 @@ func listTurns(b *bench) {
 			var got []*conversation.Turn
 			var before conversation.ID
 			for {
-				page, err := b.ListTurns(b.ctx(), team, x.in, before, size)
+				page, err := b.ListTurns(b.ctx(), team, conversation.TurnFilter{Conversation: x.in}, before, size)
 				b.ok(err)
 				if len(page) == 0 {
 					break
@@ -275,7 +317,7 @@ func listTurns(b *bench) {
 			}
 		}
 	}
-	none, err := b.ListTurns(b.ctx(), team, b.create(team).ID, conversation.ID{}, 10)
+	none, err := b.ListTurns(b.ctx(), team, conversation.TurnFilter{Conversation: b.create(team).ID}, conversation.ID{}, 10)
 	b.ok(err)
 	equal(t, "turns of an empty conversation", len(none), 0)
 }

@@ -1,0 +1,152 @@
+package sqlstore
+
+import (
+	"database/sql"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/chatsvc/chatsvc/internal/conversation"
+)
+
+// A file of the first version of the schema, with an answered turn, one that failed after it, one that runs on the line
+// and a one-shot, is read and gone on with as if it had always had the second.
+func TestMigrateFirstVersion(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "old.db")
+	ids := make([]conversation.ID, 12)
+	for i := range ids {
+		ids[i] = newID()
+	}
+	c, answered, failed, running, shot, owner := ids[0], ids[1], ids[2], ids[3], ids[4], ids[5]
+	atVersion(t, path, 1, func(do func(text string, args ...any)) {
+		do(`INSERT INTO conversations VALUES ($1, 'team', 3, 1000, 2000, CAST('{"display_name":"d"}' AS BLOB))`, c[:])
+		do(`INSERT INTO branches VALUES ($1, $1, NULL, 0, $2, 2, 30, 2, 3000)`, c[:], answered[:])
+		do(`INSERT INTO branches VALUES ($1, $2, $2, 2, $1, 3, 40, 1, 3000)`, failed[:], c[:])
+		for _, m := range []struct {
+			branch, id, turn conversation.ID
+			position, before int
+			text             string
+		}{
+			{c, ids[6], answered, 0, 0, "question"},
+			{c, ids[7], answered, 1, 10, "answer"},
+			{failed, ids[8], failed, 2, 30, "lost"},
+			{c, ids[9], running, 2, 30, "next"},
+			{shot, ids[10], shot, 0, 0, "shot"},
+		} {
+			tokens := 10
+			if m.text == "answer" {
+				tokens = 20
+			}
+			do(`INSERT INTO messages VALUES ($1, $2, $3, $4, 3, $5, $6, $7)`,
+				m.branch[:], m.position, m.id[:], m.turn[:], tokens, m.before, []byte("t"+m.text))
+		}
+		const turns = `INSERT INTO turns VALUES
+('team', $1, 'client', $2, $3, $4, $5, 1, $6, $7, 1, NULL, 1000, $8, NULL, NULL, CAST('{"model":"m"}' AS BLOB))`
+		do(turns, answered[:], c[:], nil, c[:], 0, 1, conversation.Completed, 2000)
+		do(turns, failed[:], c[:], answered[:], failed[:], 2, 0, conversation.Failed, 3000)
+		do(turns, running[:], c[:], answered[:], c[:], 2, 0, conversation.Running, 0)
+		do(turns, shot[:], nil, nil, shot[:], 0, 0, conversation.Running, 0)
+		const runs = `INSERT INTO running VALUES ($1, $2, 'team', $3, 1, $4, $5, $6)`
+		do(runs, running[:], c[:], owner[:], 2, 3, 40)
+		do(runs, shot[:], nil, owner[:], 0, 1, 10)
+	})
+	atVersion(t, path, 2, nil)
+	atVersion(t, path, 1, nil) // and back, which loses nothing that there was
+
+	db := openAt(t, path, Options{})
+	got, err := db.GetConversation(t.Context(), "team", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := conversation.Place{Branch: c, Position: 2, Tokens: 30}
+	if got.HeadTurn != answered || got.Head != head || got.ActiveTurn != running || !got.ExpireTime.IsZero() ||
+		got.Version != (conversation.Version{Spec: 3, Head: 2}) {
+		t.Fatalf("the conversation is %+v", got)
+	}
+	for id, end := range map[conversation.ID]conversation.Place{
+		answered: head, failed: {Branch: failed, Position: 3, Tokens: 40}, running: {}, shot: {},
+	} {
+		turn, err := db.GetTurn(t.Context(), "team", id, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if turn.End != end || len(turn.Input) != 1 {
+			t.Errorf("turn %x ends at %+v with %d messages of input", id, turn.End, len(turn.Input))
+		}
+	}
+	said := textsBefore(t, db, c, conversation.Place{Branch: failed, Position: 3})
+	if !slices.Equal(said, []string{"question", "answer", "lost"}) {
+		t.Errorf("the failed turn said %q", said)
+	}
+
+	duties, err := db.Duties(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(duties.Taken) != 2 {
+		t.Fatalf("%d turns are taken over, want 2", len(duties.Taken))
+	}
+	for _, taken := range duties.Taken {
+		if taken.Turn.ID == running && (taken.Base != head || taken.Fork) {
+			t.Errorf("the turn on the line stands at %+v, fork: %v", taken.Base, taken.Fork)
+		}
+		if err := db.EndTurn(t.Context(), ending(&conversation.Admission{Turn: taken.Turn}, "done")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err = db.GetConversation(t.Context(), "team", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said = textsBefore(t, db, c, got.Head)
+	if got.HeadTurn != running || !slices.Equal(said, []string{"question", "answer", "next", "done"}) {
+		t.Errorf("the head is %x, after %q", got.HeadTurn, said)
+	}
+}
+
+// atVersion brings the file at path to a version of the schema, and has fill write into it.
+func atVersion(t *testing.T, path string, version int64, fill func(do func(text string, args ...any))) {
+	t.Helper()
+	db, err := sql.Open("sqlite", sqliteDSN(path, writerParams()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	db.SetMaxOpenConns(1)
+	p, err := sqliteSchema.provider(db, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.UpTo(t.Context(), version)
+	if have, _, _ := p.GetVersions(t.Context()); err == nil && have > version {
+		_, err = p.DownTo(t.Context(), version)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fill == nil {
+		return
+	}
+	fill(func(text string, args ...any) {
+		t.Helper()
+		if _, err := db.ExecContext(t.Context(), text, args...); err != nil {
+			t.Fatal(fmt.Errorf("%s: %w", text, err))
+		}
+	})
+}
+
+func textsBefore(t *testing.T, db *DB, c conversation.ID, before conversation.Place) []string {
+	t.Helper()
+	var said []string
+	for m, err := range db.History(t.Context(), "team", c, before) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		said = append(said, m.Text())
+	}
+	slices.Reverse(said)
+	return said
+}

@@ -20,8 +20,16 @@ const admitTries = 8
 // admit assembles the turn and records it. The run that it returns is in the log but does not generate yet.
 func (e *Engine) admit(ctx context.Context, r *Request) (*run, error) {
 	for try := 1; ; try++ {
-		run, err := e.tryAdmit(ctx, r)
-		if errors.Is(err, conversation.ErrHeadMoved) && try < admitTries {
+		began := time.Now()
+		d, err := e.assemble(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		run, err := e.record(ctx, r, d, began)
+		again := errors.Is(err, conversation.ErrHeadMoved) ||
+			// Another one was faster: this one is to wait behind it, or to go beside it.
+			errors.Is(err, conversation.ErrConversationBusy) && r.OnConflict != Reject && !d.waits && !d.fork
+		if again && try < admitTries {
 			continue
 		}
 		if errors.Is(err, conversation.ErrHeadMoved) {
@@ -31,47 +39,50 @@ func (e *Engine) admit(ctx context.Context, r *Request) (*run, error) {
 	}
 }
 
-func (e *Engine) tryAdmit(ctx context.Context, r *Request) (*run, error) {
-	began := time.Now()
-	assembleCtx, span := e.o.Tracer.Start(ctx, telemetry.SpanAssemble)
-	a, err := e.assemble(assembleCtx, r)
-	if err != nil {
-		setStatus(span, err)
-	}
-	span.End()
-	if err != nil {
-		return nil, err
-	}
-
+// record has an assembled turn recorded.
+func (e *Engine) record(ctx context.Context, r *Request, d *draft, began time.Time) (*run, error) {
 	now := time.Now()
 	t := &conversation.Turn{
-		ID: newID(), Team: r.Team, Client: r.Client, Conversation: r.Conversation, Parent: a.parent, State: conversation.Running,
-		OnDisconnect: r.OnDisconnect, TraceID: trace.SpanContextFromContext(ctx).TraceID(), Labels: r.Labels, CreateTime: now,
-		Input: slices.Clone(r.Input),
-		Result: conversation.Result{
-			Model: a.request.Model, Config: a.request.Config,
-			Attempts: []conversation.Attempt{{State: conversation.AttemptIntent, Model: a.request.Model, CreateTime: now}},
-		},
+		ID: newID(), Team: r.Team, Client: r.Client, Conversation: r.Conversation, Parent: d.parent, State: conversation.Running,
+		RequestID: r.RequestID, OnDisconnect: r.OnDisconnect, TraceID: trace.SpanContextFromContext(ctx).TraceID(),
+		Labels: r.Labels, CreateTime: now, Input: slices.Clone(r.Input),
+		Result: conversation.Result{Model: d.request.Model, Config: d.request.Config},
 	}
 	for i := range t.Input {
 		t.Input[i].ID = newID()
 	}
-	run := &run{
-		e: e, turn: t, request: a.request, done: make(chan struct{}), waiting: make(chan struct{}), lost: make(chan struct{}), creators: 1,
-		arrived: r.Arrived, contextTime: now.Sub(began), inputTokens: a.promptTokens,
+	if d.waits {
+		t.State, t.Parent = conversation.Queued, conversation.ID{}
+	} else {
+		t.Result.Attempts = []conversation.Attempt{{State: conversation.AttemptIntent, Model: d.request.Model, CreateTime: now}}
 	}
+	deadline := now.Add(e.o.MaxDuration)
+	if r.OnDisconnect == conversation.DisconnectCancel && !r.Deadline.IsZero() && r.Deadline.Before(deadline) {
+		deadline = r.Deadline
+	}
+	run := e.newRun(t, deadline, trace.SpanContextFromContext(ctx))
+	run.presence = ofRun(run)
+	run.inputTokens, run.sizes, run.arrived = d.promptTokens, d.inputTokens, r.Arrived
 	if run.arrived.IsZero() {
 		run.arrived = began
 	}
+	if d.waits {
+		ask := *r
+		ask.Input = t.Input // with its ids, for when it begins
+		run.ask = &ask
+	} else {
+		run.request, run.contextTime = d.request, now.Sub(began)
+	}
 
 	// Known before it is recorded: whoever finds it in the store must be able to cancel it here.
-	run.ctx, run.cancel = e.turnContext(ctx, r)
 	e.mu.Lock()
 	e.runs[t.ID] = run
 	e.mu.Unlock()
 
-	admitCtx, span := e.o.Tracer.Start(ctx, telemetry.SpanAdmit)
-	err = e.o.Store.BeginTurn(admitCtx, &conversation.Admission{Turn: t, InputTokens: a.inputTokens})
+	ctx, span := e.o.Tracer.Start(ctx, telemetry.SpanAdmit)
+	err := e.o.Store.BeginTurn(ctx, &conversation.Admission{
+		Turn: t, Base: d.base, Fork: d.fork, InputTokens: d.inputTokens, Fingerprint: r.Fingerprint, Overrides: overrides(r), Deadline: deadline,
+	})
 	if err != nil {
 		setStatus(span, err)
 	}
@@ -85,29 +96,24 @@ func (e *Engine) tryAdmit(ctx context.Context, r *Request) (*run, error) {
 		}
 		return nil, err
 	}
-	run.log.append(now, conversation.Event{Kind: conversation.EventAccepted, Turn: t})
+	run.append(now, conversation.Event{Kind: conversation.EventAccepted, Turn: t})
+	run.recorded.Store(true)
 	return run, nil
 }
 
-// turnContext returns the context of a turn: its own deadline, the server's stop, and of the caller's context only the
-// trace.
-func (e *Engine) turnContext(caller context.Context, r *Request) (context.Context, context.CancelCauseFunc) {
-	deadline := time.Now().Add(e.o.MaxDuration)
-	if r.OnDisconnect == conversation.DisconnectCancel && !r.Deadline.IsZero() && r.Deadline.Before(deadline) {
-		deadline = r.Deadline
+// overrides returns what a request says, for whoever goes on with the turn.
+func overrides(r *Request) conversation.Overrides {
+	return conversation.Overrides{
+		Instructions: r.Instructions, Model: r.Model, Config: r.Config, Tools: r.Tools, ToolChoice: r.ToolChoice,
 	}
-	ctx := trace.ContextWithSpanContext(e.stop, trace.SpanContextFromContext(caller))
-	ctx, release := context.WithDeadlineCause(ctx, deadline, errDeadline)
-	ctx, cancel := context.WithCancelCause(ctx)
-	return ctx, func(cause error) { cancel(cause); release() }
 }
 
 // maxDisowned bounds the turns of unknown outcome. Those beyond it end when the server starts again.
 const maxDisowned = 1024
 
-// disown has a turn ended of which it is not known whether it was recorded, so that it cannot block its conversation. One
-// goroutine ends them all, one after the other, as soon as the store can be written again; until then the engine knows
-// the turn. It reports false if nobody will: then the next start does.
+// disown has a turn ended of which it is not known whether it was recorded, so that it can block neither its conversation
+// nor its request id. One goroutine ends them all, one after the other, as soon as the store can be written again; until
+// then the engine knows the turn. It reports false if nobody will: then the next start does.
 func (e *Engine) disown(r *run) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -115,9 +121,10 @@ func (e *Engine) disown(r *run) bool {
 		e.o.Logger.Error("a turn that may have been recorded is left for the next start", "turn", uuid.UUID(r.turn.ID))
 		return false
 	}
+	r.ask, r.request = nil, nil
 	e.disowned = append(e.disowned, r)
 	if len(e.disowned) == 1 {
-		e.settling.Go(e.endDisowned)
+		e.chores.do(e.endDisowned)
 	}
 	return true
 }
@@ -129,6 +136,8 @@ func (e *Engine) endDisowned() {
 		e.mu.Unlock()
 		t := *r.turn
 		t.State, t.EndTime = conversation.Failed, time.Now()
+		t.Result.LastSequence = 2 // accepted and terminal, for whoever looks there
+		t.Result.Attempts = nil
 		t.Result.Error = conversation.Errorf(conversation.StoreUnavailable, "the database could not be written when the turn began; nothing was sent")
 		end := &conversation.End{Turn: &t}
 		var err error

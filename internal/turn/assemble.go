@@ -2,11 +2,13 @@ package turn
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 	"github.com/chatsvc/chatsvc/internal/provider"
 	"github.com/chatsvc/chatsvc/internal/provider/catalog"
+	"github.com/chatsvc/chatsvc/internal/telemetry"
 	"github.com/chatsvc/chatsvc/internal/window"
 )
 
@@ -14,61 +16,109 @@ import (
 // context is free, so the prefix that the provider caches stays the same for as long as that lasts.
 const stepsPerContext = 8
 
-// assembled is what a turn would send, and on what it builds.
-type assembled struct {
-	request      *provider.Request
+// draft is a turn before it is recorded.
+type draft struct {
+	conversation *conversation.Conversation
+	base         conversation.Place // where the input goes
 	parent       conversation.ID
+	fork         bool // on a branch of its own
+	waits        bool // behind others: what follows is then known only when it begins, but for the model and its settings
+
+	request      *provider.Request
 	inputTokens  []int64 // of each input message, as it is stored
 	promptTokens int64   // of the whole request, in the model's encoding
 }
 
-// assemble puts a request together: instructions, as much of the history as fits, input.
-func (e *Engine) assemble(ctx context.Context, r *Request) (*assembled, error) {
-	a := &assembled{}
-	c := &conversation.Conversation{}
+// assemble decides where a turn goes and puts its request together.
+func (e *Engine) assemble(ctx context.Context, r *Request) (d *draft, err error) {
+	ctx, span := e.o.Tracer.Start(ctx, telemetry.SpanAssemble)
+	defer func() {
+		if err != nil {
+			setStatus(span, err)
+		}
+		span.End()
+	}()
+	d = &draft{conversation: &conversation.Conversation{}}
 	if !r.Conversation.IsZero() {
-		var err error
-		if c, err = e.o.Store.GetConversation(ctx, r.Team, r.Conversation); err != nil {
+		if d.conversation, err = e.o.Store.GetConversation(ctx, r.Team, r.Conversation); err != nil {
 			return nil, err
 		}
-		if !c.ActiveTurn.IsZero() {
-			busy := *conversation.ErrConversationBusy
-			busy.Turn = c.ActiveTurn
-			return nil, &busy
+		if err := e.place(ctx, r, d); err != nil {
+			return nil, err
 		}
 	}
-	a.parent = c.HeadTurn
-	a.request = e.effective(r, &c.Spec)
-	if tc := a.request.ToolChoice; tc.Mode == conversation.ToolChoiceTool &&
-		!slices.ContainsFunc(a.request.Tools, func(t conversation.Tool) bool { return t.Name == tc.Tool }) {
-		return nil, &conversation.Error{Reason: conversation.InvalidRequest, Field: "tool_choice.tool", Message: "tool_choice.tool is not one of the turn's tools"}
-	}
-
-	model, known := e.o.Catalog.Lookup(a.request.Model)
-	a.request.Reasoning = model.Reasoning
-	size, anyModel := newSizer(e.o.Tokens, a.request.Model), newSizer(e.o.Tokens, "")
-	fixed := size.frame(a.request)
-	for i := range r.Input {
-		stored := anyModel.message(&r.Input[i])
-		a.inputTokens = append(a.inputTokens, stored)
-		fixed += size.stored(stored, &r.Input[i])
-	}
-	budget := int64(model.InputTokens(reserve(model, a.request.Config))) - fixed
-	if budget < 0 && known {
-		return nil, conversation.Errorf(conversation.ContextTooLong,
-			"instructions, tools and input take %d tokens, and the model %s has room for %d besides the answer", fixed, a.request.Model, budget+fixed)
-	}
-	history, used, err := e.history(ctx, r, c, size, int(max(0, budget)), model.ContextTokens/stepsPerContext, known)
-	if err != nil {
+	if d.request, err = e.effective(r, &d.conversation.Spec); err != nil {
 		return nil, err
 	}
-	a.promptTokens = fixed + used
-	a.request.Messages = append(history, r.Input...)
-	return a, nil
+	if d.waits {
+		anyModel := newSizer(e.o.Tokens, "")
+		for i := range r.Input {
+			d.inputTokens = append(d.inputTokens, anyModel.message(&r.Input[i]))
+		}
+		return d, nil
+	}
+	return d, e.fill(ctx, r, d)
+}
+
+// place decides where in its conversation a turn goes.
+func (e *Engine) place(ctx context.Context, r *Request, d *draft) error {
+	c := d.conversation
+	d.base, d.parent = c.Head, c.HeadTurn
+	stale := !r.BaseTurn.IsZero() && r.BaseTurn != c.HeadTurn
+	if stale {
+		base, err := e.o.Store.GetTurn(ctx, r.Team, r.BaseTurn, false)
+		switch {
+		case errors.Is(err, conversation.ErrNotFound), err == nil && base.Conversation != r.Conversation:
+			return &conversation.Error{Reason: conversation.NotFound, Turn: r.BaseTurn, Message: "base_turn is no turn of the conversation"}
+		case err != nil:
+			return err
+		case !base.State.Ended():
+			return &conversation.Error{Reason: conversation.InvalidState, Turn: r.BaseTurn, Message: "base_turn has not ended"}
+		case r.OnConflict != Fork:
+			return &conversation.Error{
+				Reason: conversation.StaleBaseTurn, Turn: c.HeadTurn, Message: "base_turn is not the conversation's head any more",
+			}
+		}
+		d.base, d.parent = base.End, base.ID
+	}
+	busy := !c.ActiveTurn.IsZero()
+	if busy && r.OnConflict == Reject {
+		err := *conversation.ErrConversationBusy
+		err.Turn = c.ActiveTurn
+		return &err
+	}
+	d.fork = r.OnConflict == Fork && (busy || stale)
+	d.waits = r.OnConflict == Queue && busy
+	return nil
+}
+
+// fill puts the request of a draft together: instructions, as much of the history before its base as fits, input.
+func (e *Engine) fill(ctx context.Context, r *Request, d *draft) error {
+	model, known := e.o.Catalog.Lookup(d.request.Model)
+	d.request.Reasoning = model.Reasoning
+	size, anyModel := newSizer(e.o.Tokens, d.request.Model), newSizer(e.o.Tokens, "")
+	fixed := size.frame(d.request)
+	for i := range r.Input {
+		stored := anyModel.message(&r.Input[i])
+		d.inputTokens = append(d.inputTokens, stored)
+		fixed += size.stored(stored, &r.Input[i])
+	}
+	budget := int64(model.InputTokens(reserve(model, d.request.Config))) - fixed
+	if budget < 0 && known {
+		return conversation.Errorf(conversation.ContextTooLong,
+			"instructions, tools and input take %d tokens, and the model %s has room for %d besides the answer", fixed, d.request.Model, budget+fixed)
+	}
+	history, used, err := e.history(ctx, r, d.base, size, int(max(0, budget)), model.ContextTokens/stepsPerContext, known)
+	if err != nil {
+		return err
+	}
+	d.promptTokens = fixed + used
+	d.request.Messages = append(history, r.Input...)
+	return nil
 }
 
 // effective is the request with what it leaves out taken from the conversation.
-func (e *Engine) effective(r *Request, s *conversation.Spec) *provider.Request {
+func (e *Engine) effective(r *Request, s *conversation.Spec) (*provider.Request, error) {
 	q := &provider.Request{Model: r.Model, Instructions: s.Instructions, Tools: r.Tools, ToolChoice: r.ToolChoice, Config: r.Config.Over(s.Config)}
 	if q.Model == "" {
 		q.Model = s.Model
@@ -85,7 +135,13 @@ func (e *Engine) effective(r *Request, s *conversation.Spec) *provider.Request {
 	if q.ToolChoice.Mode == "" {
 		q.ToolChoice = s.ToolChoice
 	}
-	return q
+	if tc := q.ToolChoice; tc.Mode == conversation.ToolChoiceTool &&
+		!slices.ContainsFunc(q.Tools, func(t conversation.Tool) bool { return t.Name == tc.Tool }) {
+		return nil, &conversation.Error{
+			Reason: conversation.InvalidRequest, Field: "tool_choice.tool", Message: "tool_choice.tool is not one of the turn's tools",
+		}
+	}
+	return q, nil
 }
 
 // reserve is how many tokens of the context are kept free for the answer.
@@ -96,22 +152,24 @@ func reserve(m catalog.Model, c conversation.Config) int {
 	return m.DefaultOutputTokens
 }
 
-// history returns the newest whole turns of the conversation that fit into budget tokens, oldest first, and their size. It
-// reads backwards and only as far as it needs, and checks that the input answers the tool calls that the head left open.
-func (e *Engine) history(ctx context.Context, r *Request, c *conversation.Conversation, size sizer, budget, step int, known bool) ([]conversation.Message, int64, error) {
+// history returns the newest whole turns before a place that fit into budget tokens, oldest first, and their size. It
+// reads backwards and only as far as it needs, and checks that the input answers the tool calls that are open there.
+func (e *Engine) history(
+	ctx context.Context, r *Request, before conversation.Place, size sizer, budget, step int, known bool,
+) ([]conversation.Message, int64, error) {
 	// All three are newest first until the window is cut.
 	var (
 		turns    []window.Turn
 		oldest   []int // of each turn, the index of its first message
 		messages []conversation.Message
 
-		open    []string // the head's tool calls
+		open    []string // the last turn's tool calls
 		current conversation.ID
 		sum     int
 	)
-	if c.HeadPosition > 0 {
-		messages = make([]conversation.Message, 0, min(c.HeadPosition, 64)+int64(len(r.Input)))
-		for m, err := range e.o.Store.History(ctx, r.Team, r.Conversation, c.HeadPosition) {
+	if before.Position > 0 {
+		messages = make([]conversation.Message, 0, min(before.Position, 64)+int64(len(r.Input)))
+		for m, err := range e.o.Store.History(ctx, r.Team, r.Conversation, before) {
 			if err != nil {
 				return nil, 0, err
 			}

@@ -13,31 +13,41 @@ import (
 	"github.com/chatsvc/chatsvc/internal/telemetry"
 )
 
-// finish makes the turn's end from the attempt's, writes it, and then appends the terminal event.
+// finish makes the turn's end, writes it, and then appends the terminal event.
 func (r *run) finish(end *ended) {
 	ctx, span := r.e.o.Tracer.Start(context.WithoutCancel(r.ctx), telemetry.SpanEnd)
 	defer span.End()
+	r.log.seal()
 	record, err := r.record(ctx, end)
 	var t *conversation.Turn
 	if err == nil {
 		t, err = r.write(ctx, record)
 	}
-	if err != nil && !errors.Is(err, conversation.ErrStoreUnavailable) && !errors.Is(err, conversation.ErrNotFound) {
+	for _, withLog := range []bool{true, false} {
+		if err == nil || isAny(err, conversation.ErrStoreUnavailable, conversation.ErrNotFound, errFenced) {
+			break
+		}
 		// Something about this end cannot be written. An end without it still frees the conversation.
 		r.e.o.Logger.ErrorContext(ctx, "turn ends without its answer", "turn", uuid.UUID(r.turn.ID), "error", err)
 		end.output, end.err = output{}, conversation.Errorf(conversation.Internal, "a fault in chatsvc ended the turn")
-		t, err = r.write(ctx, &conversation.End{Turn: r.final(end)})
+		record = &conversation.End{Turn: r.final(end)}
+		if withLog {
+			record.Events, record.Replaces = r.log.rest()
+		}
+		t, err = r.write(ctx, record)
 	}
+	r.e.forget(r) // before anybody knows of the end: the next call with the request id asks the store
 	if err != nil {
 		setStatus(span, err)
+		r.handed = errors.Is(err, conversation.ErrStoreUnavailable) && r.turn.OnDisconnect == conversation.DisconnectContinue
 		r.e.o.Logger.ErrorContext(ctx, "turn's end is not written", "turn", uuid.UUID(r.turn.ID), "error", err)
-		r.e.forget(r)
 		return
 	}
 	span.SetAttributes(telemetry.TurnState.String(t.State.String()), telemetry.Attempts.Int(len(t.Result.Attempts)),
 		telemetry.Overhead.Float64(t.Result.Timing.Overhead.Seconds()))
-	r.log.append(t.EndTime, conversation.Event{Kind: conversation.EventTerminal, Turn: t})
-	r.e.keep(r)
+	r.ended = t
+	r.over.Store(true)
+	r.append(t.EndTime, conversation.Event{Kind: conversation.EventTerminal, Turn: t})
 	r.report(ctx, t)
 }
 
@@ -49,9 +59,11 @@ func (r *run) record(ctx context.Context, end *ended) (record *conversation.End,
 		}
 	}()
 	record = &conversation.End{Turn: r.final(end)}
+	record.Events, record.Replaces = r.log.rest()
 	size := newSizer(r.e.o.Tokens, "")
 	for i := range record.Turn.Output {
-		record.OutputTokens = append(record.OutputTokens, size.answer(&record.Turn.Output[i], record.Turn.Result.Usage))
+		attempts := record.Turn.Result.Attempts
+		record.OutputTokens = append(record.OutputTokens, size.answer(&record.Turn.Output[i], attempts[len(attempts)-1].Usage))
 	}
 	record.Turn.Result.Timing = r.timing(end)
 	return record, nil
@@ -59,7 +71,7 @@ func (r *run) record(ctx context.Context, end *ended) (record *conversation.End,
 
 // final returns the turn as it ends.
 func (r *run) final(end *ended) *conversation.Turn {
-	t := *r.turn
+	t := *r.now
 	t.Input = nil
 	t.Output = end.output.messages(newID())
 	res := &t.Result
@@ -81,23 +93,64 @@ func (r *run) final(end *ended) *conversation.Turn {
 		res.Error = failure(end.err)
 		res.Error.Turn = t.ID
 	}
-	if t.State == conversation.Incomplete {
-		t.Output = withoutToolCalls(t.Output)
+	if t.State != conversation.Completed {
+		t.Output = withoutToolCalls(t.Output) // a turn that goes on from here could not answer what was cut
 	}
 	t.EndTime = time.Now()
-
-	attempt := r.turn.Result.Attempts[0]
-	attempt.State = conversation.AttemptSettled
-	attempt.EndTime = end.last
-	attempt.UpstreamRequestID = end.outcome.RequestID
-	attempt.Usage = r.usage(end)
-	attempt.Error = res.Error
-	if res.Error != nil && attempt.UpstreamRequestID == "" {
-		attempt.UpstreamRequestID = res.Error.UpstreamRequestID
-	}
-	res.Usage = attempt.Usage
-	res.Attempts = []conversation.Attempt{attempt}
+	res.Attempts = r.attempts(end, res.Error)
+	res.Usage = total(res.Attempts)
 	return &t
+}
+
+// attempts returns the turn's attempts with the last as it ended, if there was one.
+func (r *run) attempts(end *ended, failure *conversation.Error) []conversation.Attempt {
+	attempts := slices.Clone(r.now.Result.Attempts)
+	n := len(attempts) - 1
+	if end.unsent {
+		if n >= 0 && attempts[n].State == conversation.AttemptIntent {
+			attempts = attempts[:n]
+		}
+		return attempts
+	}
+	last := &attempts[n]
+	last.State = conversation.AttemptSettled
+	last.EndTime = end.last
+	last.UpstreamRequestID = end.outcome.RequestID
+	last.Usage = r.usage(end)
+	last.Error = failure
+	if failure != nil && last.UpstreamRequestID == "" {
+		last.UpstreamRequestID = failure.UpstreamRequestID
+	}
+	return attempts
+}
+
+// total returns what the attempts used together; nil if that is not known of any. Of one whose server died it is not known,
+// and then the sum is an estimate.
+func total(attempts []conversation.Attempt) *conversation.Usage {
+	if len(attempts) == 1 {
+		return attempts[0].Usage
+	}
+	var sum *conversation.Usage
+	estimated := false
+	for i := range attempts {
+		u := attempts[i].Usage
+		estimated = estimated || attempts[i].State == conversation.AttemptUnknown
+		if u == nil {
+			continue
+		}
+		if sum == nil {
+			sum = new(conversation.Usage)
+		}
+		sum.InputTokens += u.InputTokens
+		sum.CachedInputTokens += u.CachedInputTokens
+		sum.OutputTokens += u.OutputTokens
+		sum.ReasoningTokens += u.ReasoningTokens
+		estimated = estimated || u.Estimated
+	}
+	if sum != nil {
+		sum.Estimated = estimated
+	}
+	return sum
 }
 
 // usage returns what the provider said the attempt used, and our own count if it did not say. It is nil if the provider
@@ -106,7 +159,7 @@ func (r *run) usage(end *ended) *conversation.Usage {
 	switch {
 	case end.outcome.Usage != nil:
 		return end.outcome.Usage
-	case end.opened, isAny(end.err, errCancelled, errDeadline, errStopping, errStalled): // it may be at work
+	case end.opened, isAny(end.err, errCancelled, errDeadline, errStopping, errUndurable, errStalled): // it may be at work
 	default:
 		return nil
 	}
@@ -126,14 +179,16 @@ func isAny(err error, targets ...error) bool {
 
 // timing divides the time from the request's arrival until now. What is left after the other four is ours.
 func (r *run) timing(end *ended) conversation.Timing {
-	t := conversation.Timing{Context: r.contextTime}
-	if end.first.IsZero() {
+	t := conversation.Timing{Queue: r.queueTime, Context: r.contextTime}
+	switch {
+	case end.unsent:
+	case end.first.IsZero():
 		t.TimeToFirstEvent = end.last.Sub(end.began)
-	} else {
+	default:
 		t.TimeToFirstEvent = end.first.Sub(end.began)
 		t.Generation = end.last.Sub(end.first)
 	}
-	t.Overhead = max(0, time.Since(r.arrived)-t.Context-t.TimeToFirstEvent-t.Generation)
+	t.Overhead = max(0, time.Since(r.arrived)-t.Queue-t.Context-t.TimeToFirstEvent-t.Generation)
 	return t
 }
 
@@ -141,18 +196,23 @@ func (r *run) timing(end *ended) conversation.Timing {
 const storeGrace = time.Second
 
 // write makes the end durable and returns the turn as it was written. While the store is down it tries again; after
-// StorePatience it gives up the answer, not the end. It stops trying only when the server stops.
+// StorePatience it gives up the answer, not the end. It stops trying only when the server stops, or when the turn is found
+// to be another owner's: then it returns errFenced, and the run is fenced.
 func (r *run) write(ctx context.Context, record *conversation.End) (*conversation.Turn, error) {
 	began, stop, giveUp := time.Now(), r.e.stop.Done(), (<-chan time.Time)(nil)
+	if err := record.Turn.Result.Error; err != nil && err.Reason == conversation.StoreUnavailable {
+		began = began.Add(-r.e.o.StorePatience) // it has been tried already
+	}
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		if isClosed(r.fenced) {
+			return nil, errFenced
+		}
 		err := r.e.o.Store.EndTurn(ctx, record)
 		if errors.Is(err, conversation.ErrTurnEnded) {
-			// An attempt before this one was written, though the store could not say so. What it says now counts.
-			t, err := r.e.o.Store.GetTurn(ctx, record.Turn.Team, record.Turn.ID, true)
-			if err == nil {
-				t.Input = nil
+			var t *conversation.Turn
+			if t, err = r.found(ctx, record); err == nil {
+				return t, nil
 			}
-			return t, err
 		}
 		if err == nil || !errors.Is(err, conversation.ErrStoreUnavailable) {
 			return record.Turn, err
@@ -162,23 +222,45 @@ func (r *run) write(ctx context.Context, record *conversation.End) (*conversatio
 		}
 		if !isClosed(r.lost) && time.Since(began) > r.e.o.StorePatience {
 			close(r.lost)
-			t := *record.Turn
-			t.Output = nil
-			if t.State.Answered() {
-				t.State, t.Result.FinishReason = conversation.Failed, conversation.FinishNone
-				t.Result.Error = conversation.Errorf(conversation.StoreUnavailable,
-					"the database could not be written for too long after the answer had come; the answer is lost")
-			}
-			record = &conversation.End{Turn: &t}
+			record = withoutAnswer(record)
 		}
 		select {
 		case <-time.After(wait):
+		case <-r.fenced:
 		case <-stop:
 			stop, giveUp = nil, time.After(endPatience)
 		case <-giveUp:
 			return nil, err
 		}
 	}
+}
+
+// found returns how a turn ended that had ended already.
+func (r *run) found(ctx context.Context, record *conversation.End) (*conversation.Turn, error) {
+	t, err := r.e.o.Store.GetTurn(ctx, record.Turn.Team, record.Turn.ID, true)
+	switch {
+	case err != nil:
+		return nil, err
+	case !t.State.Ended() || t.Result.LastSequence != record.Turn.Result.LastSequence:
+		r.fence() // and whoever has taken it over ends it, or did
+		return nil, errFenced
+	default:
+		// A try before this one was written, though the store could not say so. What it says now counts.
+		t.Input = nil
+		return t, nil
+	}
+}
+
+// withoutAnswer returns an end for which the answer was too long in memory. The log is kept: its sequence numbers count.
+func withoutAnswer(record *conversation.End) *conversation.End {
+	t := *record.Turn
+	t.Output = nil
+	if t.State.Answered() {
+		t.State, t.Result.FinishReason = conversation.Failed, conversation.FinishNone
+		t.Result.Error = conversation.Errorf(conversation.StoreUnavailable,
+			"the database could not be written for too long after the answer had come; the answer is lost")
+	}
+	return &conversation.End{Turn: &t, Events: record.Events, Replaces: record.Replaces}
 }
 
 func isClosed(c <-chan struct{}) bool {
@@ -204,8 +286,8 @@ func (r *run) report(ctx context.Context, t *conversation.Turn) {
 	if u := t.Result.Usage; u != nil {
 		attrs = append(attrs, slog.Int64("input_tokens", u.InputTokens), slog.Int64("output_tokens", u.OutputTokens))
 	}
-	if id := t.Result.Attempts[0].UpstreamRequestID; id != "" {
-		attrs = append(attrs, slog.String("upstream_request_id", id))
+	if n := len(t.Result.Attempts); n > 0 && t.Result.Attempts[n-1].UpstreamRequestID != "" {
+		attrs = append(attrs, slog.String("upstream_request_id", t.Result.Attempts[n-1].UpstreamRequestID))
 	}
 	level := slog.LevelInfo
 	if err := t.Result.Error; err != nil {

@@ -1,5 +1,6 @@
 // Package turn is the engine. A turn is assembled, admitted, generated and ended in a goroutine and under a context of
-// its own; its events go to a log, and every RPC that shows a turn is a reader of that log.
+// its own; its events go to a log, and every RPC that shows a turn is a reader of that log: of the one in memory where the
+// turn runs, of the one in the store everywhere else.
 package turn
 
 import (
@@ -34,13 +35,20 @@ type Options struct {
 	MaxDuration time.Duration
 	// MaxOutputBytes ends an answer INCOMPLETE. Default 3 MiB.
 	MaxOutputBytes int
-	// KeepLogs is how long the log of an ended turn can be watched, and KeepBytes how much memory the logs of ended turns
-	// take together at the most. Defaults 5 min and 32 MiB.
-	KeepLogs  time.Duration
-	KeepBytes int
-	// StorePatience is how long an answer waits in memory for a store that is down. Default 60 s.
+	// StorePatience is how long events and an answer wait in memory for a store that is down. Default 60 s.
 	StorePatience time.Duration
 }
+
+// OnConflict is what a caller wants where another turn runs or waits on the main line, or BaseTurn is not the head.
+type OnConflict uint8
+
+// What happens on a conflict. Reject is CONVERSATION_BUSY or STALE_BASE_TURN, Queue waits behind those that wait, Fork
+// runs at once on a branch of its own.
+const (
+	Reject OnConflict = iota
+	Queue
+	Fork
+)
 
 // Request is what a caller asks for. Empty fields are taken from the conversation.
 type Request struct {
@@ -55,6 +63,14 @@ type Request struct {
 	ToolChoice   conversation.ToolChoice
 	Labels       map[string]string
 	OnDisconnect conversation.OnDisconnect
+	// RequestID makes the request repeatable: while a turn of the team has it, a repeat is that turn. Empty: not repeatable.
+	RequestID string
+	// Fingerprint is that of the request's content; a repeat with another one is refused. Of no meaning without RequestID.
+	Fingerprint [32]byte
+	// BaseTurn is the ended turn to go on from; zero: the conversation's head when the turn begins.
+	BaseTurn conversation.ID
+	// OnConflict says what happens where the turn cannot simply go on the main line.
+	OnConflict OnConflict
 	// Deadline is when the caller needs the end; zero if it does not say. With DisconnectCancel it is the turn's own.
 	Deadline time.Time
 	// Arrived is when the request came in, for Turn.Timing.
@@ -63,85 +79,77 @@ type Request struct {
 
 // Engine runs turns. It is safe for concurrent use.
 type Engine struct {
-	o Options
+	o        Options
+	appender appender
 
 	mu       sync.Mutex
-	runs     map[conversation.ID]*run // running, and ended ones whose log is kept
-	kept     []*run                   // ended, oldest first
-	bytes    int                      // of the logs in kept
-	expiry   *time.Timer              // of the oldest in kept; nil while there is none
-	disowned []*run                   // to be ended by endDisowned
-	settling sync.WaitGroup           // endDisowned
+	runs     map[conversation.ID]*run      // of turns that this process runs, or is admitting
+	claims   map[claimKey]*claim           // the request ids of runs, and those that are being looked into
+	foreign  map[conversation.ID]*presence // of turns of other processes that callers here have created
+	disowned []*run                        // to be ended by endDisowned
 	closing  bool
-	running  sync.WaitGroup
+	running  tally         // turns
+	chores   tally         // what goes on besides
 	draining chan struct{} // closed when Drain begins
 	stop     context.Context
 	stopAll  context.CancelCauseFunc
 }
 
-// Why the engine, and not the provider, ended a generation. They are causes of a run's context.
+// Why the engine, and not the provider, ended a generation: causes of a run's context. errDraining: why it did not begin.
 var (
 	errCancelled  = errors.New("the turn was cancelled")
 	errDeadline   = errors.New("the turn's deadline passed")
 	errStopping   = errors.New("the server is stopping")
+	errFenced     = errors.New("the turn is another server's")
 	errOutputFull = errors.New("the answer has reached its largest size")
+	errDraining   = conversation.Errorf(conversation.Draining, "the server is stopping; another one will take the call")
+	errUndurable  = conversation.Errorf(conversation.StoreUnavailable,
+		"the database could not be written for too long while the answer came; what came of it is not to be relied on")
 )
 
-// New returns an engine. Recover is to be called before the first Start, Drain at the end.
+// New returns an engine. Serve is to be running from before the first Start until Drain, at the end, has returned.
 func New(o Options) *Engine {
 	o.MaxDuration = cmp.Or(o.MaxDuration, 15*time.Minute)
 	o.MaxOutputBytes = cmp.Or(o.MaxOutputBytes, 3<<20)
-	o.KeepLogs = cmp.Or(o.KeepLogs, 5*time.Minute)
-	o.KeepBytes = cmp.Or(o.KeepBytes, 32<<20)
 	o.StorePatience = cmp.Or(o.StorePatience, time.Minute)
-	e := &Engine{o: o, runs: make(map[conversation.ID]*run), draining: make(chan struct{})}
+	e := &Engine{
+		o: o, runs: make(map[conversation.ID]*run), claims: make(map[claimKey]*claim), foreign: make(map[conversation.ID]*presence),
+		draining: make(chan struct{}),
+	}
+	e.appender.e = e
 	e.stop, e.stopAll = context.WithCancelCause(context.Background())
 	return e
 }
 
-// Recover ends the turns that a server left running when it died: FAILED, TURN_INTERRUPTED.
-func (e *Engine) Recover(ctx context.Context) error {
-	orphans, err := e.o.Store.Orphans(ctx)
+// Start assembles and admits a turn and returns a reader of its log; or, where the request is a repeat, a reader of the
+// turn that has its request id. ctx bounds only that, and carries the caller's trace: the turn itself goes on without it.
+// An error is a *conversation.Error, or ctx's, and has left nothing behind that runs.
+func (e *Engine) Start(ctx context.Context, r *Request) (*Reader, error) {
+	if r.RequestID != "" {
+		return e.startOrAttach(ctx, r)
+	}
+	run, err := e.begin(ctx, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, t := range orphans {
-		t.State = conversation.Failed
-		t.EndTime = time.Now()
-		t.Result.Error = conversation.Errorf(conversation.TurnInterrupted,
-			"the server that ran the turn stopped before it ended; the answer is lost, ask again")
-		for i := range t.Result.Attempts {
-			if a := &t.Result.Attempts[i]; a.State != conversation.AttemptSettled {
-				a.State = conversation.AttemptUnknown
-				a.EndTime = t.EndTime
-			}
-		}
-		if err := e.o.Store.EndTurn(ctx, &conversation.End{Turn: t}); err != nil && !errors.Is(err, conversation.ErrTurnEnded) {
-			return err
-		}
-		e.o.Logger.WarnContext(ctx, "turn interrupted by a restart", "turn", uuid.UUID(t.ID), "team", t.Team)
-	}
-	return nil
+	return run.reader(0, true), nil
 }
 
-// Start assembles and admits a turn and returns a reader of its log. ctx bounds only that, and carries the caller's
-// trace: the turn itself goes on without it. An error is a *conversation.Error, or ctx's, and has left nothing behind
-// that runs.
-func (e *Engine) Start(ctx context.Context, r *Request) (*Reader, error) {
+// begin admits a turn and has it run.
+func (e *Engine) begin(ctx context.Context, r *Request) (*run, error) {
 	if !e.enter() {
-		return nil, conversation.Errorf(conversation.Draining, "the server is stopping; another one will take the call")
+		return nil, errDraining
 	}
 	run, err := e.admit(ctx, r)
 	if err != nil {
-		e.running.Done()
+		e.running.leave()
 		return nil, err
 	}
-	reader := &Reader{run: run, creator: true, draining: e.draining}
 	go func() {
-		defer e.running.Done()
-		run.generate()
+		defer e.running.leave()
+		run.live()
 	}()
-	return reader, nil
+	return run, nil
 }
 
 // enter counts a turn as running unless the engine is draining.
@@ -151,11 +159,11 @@ func (e *Engine) enter() bool {
 	if e.closing {
 		return false
 	}
-	e.running.Add(1)
+	e.running.enter()
 	return true
 }
 
-// known returns the run of a turn of the team that this process still knows, or nil.
+// known returns the run of a turn of the team in this process, or nil. It need not be recorded yet.
 func (e *Engine) known(team string, id conversation.ID) *run {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -165,29 +173,36 @@ func (e *Engine) known(team string, id conversation.ID) *run {
 	return nil
 }
 
-// Watch returns a reader of a turn's log from above the sequence number after. EVENTS_EXPIRED: the log is no longer kept.
+// readable returns the run of a turn of the team if it is in this process and its log can be read, or nil.
+func (e *Engine) readable(team string, id conversation.ID) *run {
+	if r := e.known(team, id); r != nil && r.recorded.Load() {
+		return r
+	}
+	return nil
+}
+
+// Watch returns a reader of a turn's log from above the sequence number after, wherever the turn runs or has run.
 func (e *Engine) Watch(ctx context.Context, team string, id conversation.ID, after int64) (*Reader, error) {
 	// The store is asked first: what was deleted there must not be readable here.
 	if _, err := e.o.Store.GetTurn(ctx, team, id, false); err != nil {
 		return nil, err
 	}
-	run := e.known(team, id)
-	if run == nil {
-		return nil, &conversation.Error{
-			Reason: conversation.EventsExpired, Turn: id,
-			Message: "the turn's events are no longer kept; GetTurn has the turn",
-		}
+	if run := e.readable(team, id); run != nil {
+		return run.reader(after, false), nil
 	}
-	return &Reader{run: run, position: after, draining: e.draining}, nil
+	return &Reader{e: e, team: team, id: id, position: after, draining: e.draining}, nil
 }
 
-// Cancel stops a turn, waits until its end is durable, and returns it with output. A turn that has ended is returned as
-// it is. STORE_UNAVAILABLE: it is stopped, and its end has to wait for the store.
+// Cancel stops a turn, wherever it runs or waits, waits until its end is durable, and returns it with output. A turn that
+// has ended is returned as it is. STORE_UNAVAILABLE: it is stopped, and its end has to wait for the store.
 func (e *Engine) Cancel(ctx context.Context, team string, id conversation.ID) (*conversation.Turn, error) {
 	if run := e.known(team, id); run != nil {
 		run.cancel(errCancelled)
 		select {
 		case <-run.done:
+			if run.ended != nil {
+				return run.ended, nil
+			}
 		case <-run.waiting:
 			if t, err := e.o.Store.GetTurn(ctx, team, id, true); err == nil && t.State.Ended() {
 				return t, nil
@@ -200,100 +215,28 @@ func (e *Engine) Cancel(ctx context.Context, team string, id conversation.ID) (*
 			return nil, ctx.Err()
 		}
 	}
-	return e.o.Store.GetTurn(ctx, team, id, true)
+	if t, err := e.o.Store.GetTurn(ctx, team, id, true); err != nil || t.State.Ended() {
+		return t, err
+	}
+	if err := e.o.Store.RequestCancel(ctx, team, id); err != nil && !errors.Is(err, conversation.ErrTurnEnded) {
+		return nil, err
+	}
+	reader := &Reader{e: e, team: team, id: id}
+	defer reader.Close()
+	return reader.End(ctx)
 }
 
-// CancelActive stops whatever runs in a conversation and waits until its end is durable.
-func (e *Engine) CancelActive(ctx context.Context, team string, id conversation.ID) error {
-	c, err := e.o.Store.GetConversation(ctx, team, id)
-	if err != nil || c.ActiveTurn.IsZero() {
-		return err
-	}
-	_, err = e.Cancel(ctx, team, c.ActiveTurn)
-	return err
-}
-
-// Drain refuses new turns, tells readers, and waits for the running turns until ctx ends; those that are left then end
-// FAILED / DRAINING. It returns when no turn runs any more, or some seconds after ctx.
-func (e *Engine) Drain(ctx context.Context) {
-	e.mu.Lock()
-	if !e.closing {
-		e.closing = true
-		close(e.draining)
-		if e.expiry != nil {
-			e.expiry.Stop()
-		}
-	}
-	e.mu.Unlock()
-
-	idle := make(chan struct{})
-	go func() {
-		e.running.Wait()
-		close(idle)
-	}()
-	select {
-	case <-idle:
-	case <-ctx.Done():
-	}
-	e.stopAll(errStopping)
-	settled := make(chan struct{})
-	go func() {
-		<-idle
-		e.settling.Wait()
-		close(settled)
-	}()
-	select {
-	case <-settled:
-	case <-time.After(endPatience + time.Second):
-		e.o.Logger.ErrorContext(ctx, "turns could not be ended before the stop; they end when the server starts again")
-	}
-}
-
-// endPatience is how long a stopping server tries to write the ends of its turns.
-const endPatience = 5 * time.Second
-
-// keep holds on to the log of an ended turn, unless it is very large, and lets go of those that are too old or too many.
-func (e *Engine) keep(r *run) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	r.keepUntil, r.keptBytes = time.Now().Add(e.o.KeepLogs), runBytes+r.log.size()
-	if r.keptBytes > e.o.KeepBytes/4 {
-		delete(e.runs, r.turn.ID)
-		return
-	}
-	e.kept = append(e.kept, r)
-	e.bytes += r.keptBytes
-	e.expire()
-}
-
-// expire lets go of what is kept for too long, and comes again when the next one is. The caller holds the lock.
-func (e *Engine) expire() {
-	now := time.Now()
-	for len(e.kept) > 0 && (e.bytes > e.o.KeepBytes || !e.kept[0].keepUntil.After(now)) {
-		e.bytes -= e.kept[0].keptBytes
-		delete(e.runs, e.kept[0].turn.ID)
-		e.kept[0] = nil
-		e.kept = e.kept[1:]
-	}
-	if len(e.kept) == 0 || e.expiry != nil || e.closing {
-		return
-	}
-	e.expiry = time.AfterFunc(e.kept[0].keepUntil.Sub(now), func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.expiry = nil
-		e.expire()
-	})
-}
-
-// runBytes is about what an ended run takes besides its log.
-const runBytes = 4 << 10
-
-// forget lets go of a run whose end could not be written.
+// forget lets go of a run that has ended, or goes on elsewhere.
 func (e *Engine) forget(r *run) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.runs, r.turn.ID)
+	if e.runs[r.turn.ID] == r { // and not one that has taken the turn over
+		delete(e.runs, r.turn.ID)
+	}
+	key := claimKey{r.turn.Team, r.turn.RequestID}
+	if c := e.claims[key]; c != nil && c.run == r {
+		delete(e.claims, key)
+	}
 }
 
 func newID() conversation.ID {

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,7 +16,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
-	"github.com/chatsvc/chatsvc/internal/conversation/sqlstore"
 	"github.com/chatsvc/chatsvc/internal/provider"
 	"github.com/chatsvc/chatsvc/internal/provider/catalog"
 	"github.com/chatsvc/chatsvc/internal/tokens"
@@ -76,9 +75,15 @@ func hangs(ctx context.Context, _ *provider.Request) (provider.Stream, error) {
 // faulty is a store that can be made to fail. The store itself is a real one.
 type faulty struct {
 	conversation.Store
-	begin func(a *conversation.Admission) error // after it was recorded
-	end   func(e *conversation.End) error       // instead of recording
-	moved func()                                // after a conversation was read
+	dead   atomic.Bool                                     // its process is: nothing is written any more
+	begin  func(a *conversation.Admission) error           // after it was recorded
+	end    func(e *conversation.End) error                 // instead of recording
+	append func(batches []conversation.EventBatch) error   // instead of recording
+	after  func(batches []conversation.EventBatch) error   // after it was recorded
+	moved  func()                                          // after a conversation was read
+	detach func() error                                    // instead of recording
+	pruned func([]conversation.Event) []conversation.Event // what is left of the events that were read
+	duties chan *conversation.Duties                       // instead of those of the store
 }
 
 func (f *faulty) BeginTurn(ctx context.Context, a *conversation.Admission) error {
@@ -90,12 +95,64 @@ func (f *faulty) BeginTurn(ctx context.Context, a *conversation.Admission) error
 }
 
 func (f *faulty) EndTurn(ctx context.Context, e *conversation.End) error {
+	if f.dead.Load() {
+		return conversation.ErrNotFound
+	}
 	if f.end != nil {
 		if err := f.end(e); err != nil {
 			return err
 		}
 	}
 	return f.Store.EndTurn(ctx, e)
+}
+
+func (f *faulty) AppendEvents(ctx context.Context, batches []conversation.EventBatch) ([]conversation.ID, error) {
+	if f.dead.Load() {
+		var lost []conversation.ID
+		for _, b := range batches {
+			lost = append(lost, b.Turn)
+		}
+		return lost, nil
+	}
+	if f.append != nil {
+		if err := f.append(batches); err != nil {
+			return nil, err
+		}
+	}
+	lost, err := f.Store.AppendEvents(ctx, batches)
+	if err == nil && f.after != nil {
+		err = f.after(batches)
+	}
+	return lost, err
+}
+
+func (f *faulty) Events(ctx context.Context, team string, turn conversation.ID, after int64, maxBytes int) ([]conversation.Event, error) {
+	events, err := f.Store.Events(ctx, team, turn, after, maxBytes)
+	if f.pruned != nil {
+		events = f.pruned(events)
+	}
+	return events, err
+}
+
+func (f *faulty) Duties(ctx context.Context) (*conversation.Duties, error) {
+	if f.duties == nil {
+		return f.Store.Duties(ctx)
+	}
+	select {
+	case d := <-f.duties:
+		return d, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (f *faulty) DetachTurn(ctx context.Context, team string, id conversation.ID) error {
+	if f.detach != nil {
+		if err := f.detach(); err != nil {
+			return err
+		}
+	}
+	return f.Store.DetachTurn(ctx, team, id)
 }
 
 func (f *faulty) GetConversation(ctx context.Context, team string, id conversation.ID) (*conversation.Conversation, error) {
@@ -106,22 +163,20 @@ func (f *faulty) GetConversation(ctx context.Context, team string, id conversati
 	return c, err
 }
 
+// newEngine returns an engine on a store of its own.
 func newEngine(t *testing.T, p provider.Provider, change func(o *Options, f *faulty)) (*Engine, *faulty) {
 	t.Helper()
-	db, err := sqlstore.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "test.db"), sqlstore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	return newEngineOn(t, openStore(t), p, change)
+}
+
+// newEngineOn returns an engine that does its duties until the test ends.
+func newEngineOn(t *testing.T, store conversation.Store, p provider.Provider, change func(o *Options, f *faulty)) (*Engine, *faulty) {
+	t.Helper()
 	models, err := catalog.Embedded()
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &faulty{Store: db}
+	f := &faulty{Store: store}
 	o := Options{
 		Store: f, Provider: p, Catalog: models, Tokens: tokens.NewCounter(), DefaultModel: "sim",
 		Logger: slog.New(slog.DiscardHandler), Tracer: noop.NewTracerProvider().Tracer(""),
@@ -130,13 +185,15 @@ func newEngine(t *testing.T, p provider.Provider, change func(o *Options, f *fau
 		change(&o, f)
 	}
 	e := New(o)
-	if err := e.Recover(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	ctx, stop := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	serving.Go(func() { e.Serve(ctx) })
 	t.Cleanup(func() {
-		ctx, cancel := context.WithCancel(context.Background())
+		now, cancel := context.WithCancel(context.Background())
 		cancel()
-		e.Drain(ctx)
+		e.Drain(now)
+		stop()
+		serving.Wait()
 	})
 	return e, f
 }
@@ -248,7 +305,7 @@ func TestPatienceWithTheStoreEnds(t *testing.T) {
 	if !errors.Is(err, conversation.ErrStoreUnavailable) && !errors.Is(err, io.EOF) {
 		t.Errorf("Next: %v", err)
 	}
-	e.running.Wait()
+	<-e.running.none()
 	turn, err := e.o.Store.GetTurn(t.Context(), "red", reader.Turn(), true)
 	if err != nil || turn.State != conversation.Failed || turn.Result.Error.Reason != conversation.StoreUnavailable || turn.Output != nil {
 		t.Errorf("turn %+v, %v", turn, err)
@@ -324,10 +381,7 @@ func TestDisownedTurnCanBeCancelled(t *testing.T) {
 		t.Errorf("Cancel while the store is down: %v, want no RUNNING turn as if that were its end", err)
 	}
 	isDown.Store(false)
-	if err := e.CancelActive(t.Context(), "red", conv); err != nil && !errors.Is(err, conversation.ErrStoreUnavailable) {
-		t.Errorf("CancelActive: %v", err)
-	}
-	e.settling.Wait()
+	<-e.chores.none()
 	if e.known("red", turn.ID) != nil {
 		t.Error("the turn is known for ever")
 	}
@@ -353,7 +407,7 @@ func TestDrainWithDisownedTurns(t *testing.T) {
 	cancel()
 	began := time.Now()
 	e.Drain(ctx)
-	e.settling.Wait()
+	<-e.chores.none()
 	if took := time.Since(began); took > 2*endPatience {
 		t.Errorf("stopping took %v", took)
 	}
@@ -439,9 +493,6 @@ func TestCancelAndDeadline(t *testing.T) {
 	if err != nil || cancelled.State != conversation.Cancelled || cancelled.OutputText() != "so " || cancelled.Result.Error != nil {
 		t.Errorf("cancelled %+v, %v", cancelled, err)
 	}
-	if err := e.CancelActive(t.Context(), "red", conv); err != nil {
-		t.Errorf("CancelActive with nothing active: %v", err)
-	}
 
 	late := say(conv, "hi")
 	late.Deadline = time.Now().Add(20 * time.Millisecond)
@@ -468,42 +519,13 @@ func TestCancelAndDeadline(t *testing.T) {
 			if e.known("red", reader.Turn()).ctx.Err() != nil {
 				t.Error("CONTINUE was cancelled")
 			}
-			e.stopAll(errStopping)
-			want = conversation.Failed
+			if _, err := e.Cancel(t.Context(), "red", reader.Turn()); err != nil {
+				t.Error(err)
+			}
 		}
 		if turn := terminal(t, watcher); turn.State != want {
 			t.Errorf("on disconnect %d: %v, want %v", on, turn.State, want)
 		}
-	}
-}
-
-func TestLogsOfEndedTurnsAreBounded(t *testing.T) {
-	t.Parallel()
-	e, _ := newEngine(t, says("a"), func(o *Options, _ *faulty) { o.KeepBytes = 5 * (runBytes + 8*eventBytes) })
-	var first, last conversation.ID
-	for i := range 20 {
-		last = runTurn(t, e, say(conversation.ID{}, "hi")).ID
-		if i == 0 {
-			first = last
-		}
-	}
-	// The terminal event comes just before the log is filed.
-	e.running.Wait()
-	if n := len(e.runs); n == 0 || n > 10 {
-		t.Errorf("%d logs are kept", n)
-	}
-	if _, err := e.Watch(t.Context(), "red", first, 0); !errors.Is(err, &conversation.Error{Reason: conversation.EventsExpired}) {
-		t.Errorf("the first: %v, want EVENTS_EXPIRED", err)
-	}
-	reader, err := e.Watch(t.Context(), "red", last, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if turn := terminal(t, reader); turn.ID != last {
-		t.Errorf("the last: %+v", turn)
-	}
-	if _, err := e.Watch(t.Context(), "red", newID(), 0); !errors.Is(err, conversation.ErrNotFound) {
-		t.Errorf("a random one: %v", err)
 	}
 }
 
@@ -552,7 +574,7 @@ func TestPatienceKeepsTheReason(t *testing.T) {
 		t.Errorf("Cancel while the store is down: %v", err)
 	}
 	isDown.Store(false)
-	e.running.Wait()
+	<-e.running.none()
 	turn, err := e.Cancel(t.Context(), "red", reader.Turn())
 	if err != nil || turn.State != conversation.Cancelled {
 		t.Errorf("%+v, %v", turn, err)
@@ -611,21 +633,6 @@ func TestCancelAtAdmission(t *testing.T) {
 	defer reader.Close()
 	if turn := <-cancelled; turn.State != conversation.Cancelled || turn.Result.Usage == nil || turn.Result.Usage.InputTokens == 0 {
 		t.Errorf("%+v", turn)
-	}
-}
-
-func TestLogsExpire(t *testing.T) {
-	t.Parallel()
-	e, _ := newEngine(t, says("a"), func(o *Options, _ *faulty) { o.KeepLogs = 100 * time.Millisecond })
-	turn := runTurn(t, e, say(conversation.ID{}, "hi"))
-	e.running.Wait()
-	if e.known("red", turn.ID) == nil {
-		t.Error("the log is gone at once")
-	}
-	for deadline := time.Now().Add(10 * time.Second); e.known("red", turn.ID) != nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the log is still there")
-		}
 	}
 }
 

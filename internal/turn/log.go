@@ -1,175 +1,223 @@
 package turn
 
 import (
-	"context"
-	"io"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
-// heartbeatAfter is how long a reader hears nothing before it is told that the turn still runs.
-const heartbeatAfter = 15 * time.Second
-
 // readBatch bounds how many events one read returns, so that a reader that is far behind sends as it goes.
 const readBatch = 256
 
-// log is the events of one turn, in memory. There is one writer; readers share the events and keep only their position, so
-// a slow reader costs nothing and delays nobody. Sequence numbers are positions counted from 1.
+// log is the events of one turn of one owner, in memory. There is one writer; readers share the events and keep only their
+// position, so a slow reader costs nothing and delays nobody. Sequence numbers are positions counted from base + 1.
 type log struct {
 	mu     sync.Mutex
+	base   int64 // set before the first use
 	events []conversation.Event
 	bytes  int
 	ended  bool
+	// ahead is how many turns are before this one; 0 if it does not wait.
+	ahead int
 	// wake is closed at the next append; nil while no reader waits.
 	wake chan struct{}
+
+	// What the store has of it: see append.go.
+	listed  bool          // the appender knows that there is something to do
+	sealed  bool          // nothing more goes to the appender
+	durable int           // so many of events are durable
+	tried   int           // events[durable:tried] may be
+	trying  []int64       // the first sequence numbers of the batches of those
+	pending int           // about the bytes of events[durable:]
+	kept    int           // about the bytes of all that is to be durable
+	batches []int64       // the first sequence numbers of what the appender has made durable
+	flight  chan struct{} // closed when the append that goes on has its outcome; nil if none does
 }
 
-// append stamps events with sequence and time and wakes the readers.
-func (l *log) append(now time.Time, events ...conversation.Event) {
+// eventBytes is about what an event takes in memory besides its text, storedBytes in the store.
+const (
+	eventBytes  = 144
+	storedBytes = 24
+)
+
+// storedSize returns about how much an event takes in the store.
+func storedSize(e *conversation.Event) int {
+	return storedBytes + len(e.Text) + len(e.ToolCallID) + len(e.ToolName) + len(e.Model)
+}
+
+// append stamps events with sequence and time and wakes the readers. It reports whether the appender is to be told.
+func (l *log) append(now time.Time, events ...conversation.Event) (tell bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.events == nil {
+		l.events = make([]conversation.Event, 0, 16) // a short answer
+	}
 	for _, e := range events {
-		e.Sequence = int64(len(l.events)) + 1
+		e.Sequence = l.base + int64(len(l.events)) + 1
 		e.Time = now
 		l.events = append(l.events, e)
 		l.bytes += eventBytes + len(e.Text)
-		if e.Kind == conversation.EventTerminal {
+		switch e.Kind {
+		case conversation.EventAccepted: // the turn itself, as is the terminal event
+			l.durable = len(l.events)
+		case conversation.EventTerminal:
 			l.ended = true
-			l.bytes += textBytes(e.Turn.Output)
+		default:
+			n := storedSize(&e)
+			l.pending += n
+			l.kept += n
+			tell = !l.listed && !l.sealed
 		}
 	}
+	l.listed = l.listed || tell
+	l.wakeAll()
+	return tell
+}
+
+// wakeAll wakes the readers. The caller holds the lock.
+func (l *log) wakeAll() {
 	if l.wake != nil {
 		close(l.wake)
 		l.wake = nil
 	}
 }
 
-// eventBytes is about what an event takes besides its text.
-const eventBytes = 160
-
-func textBytes(messages []conversation.Message) (n int) {
-	for i := range messages {
-		for _, p := range messages[i].Parts {
-			n += len(p.Text)
-			if p.ToolCall != nil {
-				n += len(p.ToolCall.Arguments)
-			}
-		}
+// waits notes how many turns are before this one; 0 when it begins.
+func (l *log) waits(ahead int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ahead != l.ahead {
+		l.ahead = ahead
+		l.wakeAll()
 	}
-	return n
 }
 
 // last returns the sequence number of the last event.
 func (l *log) last() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return int64(len(l.events))
+	return l.base + int64(len(l.events))
 }
 
-// size returns about how much memory the log takes.
-func (l *log) size() int {
+// size returns about how much memory the log takes, and how many events there are.
+func (l *log) size() (bytes, events int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.bytes
+	return l.bytes, len(l.events)
 }
 
-// after returns events above a sequence number, or a channel that is closed when there may be some. The events are
-// shared and never change.
-func (l *log) after(sequence int64) (events []conversation.Event, ended bool, wake <-chan struct{}) {
+// view is what there is above a sequence number: events, or their end, or a channel that is closed when there may be some.
+// The events are shared and never change.
+type view struct {
+	events []conversation.Event
+	ended  bool
+	ahead  int
+	wake   <-chan struct{}
+}
+
+func (l *log) after(sequence int64) view {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if sequence < int64(len(l.events)) {
-		end := min(int64(len(l.events)), sequence+readBatch)
-		return l.events[sequence:end:end], false, nil
+	if from := sequence - l.base; from < int64(len(l.events)) {
+		end := min(int64(len(l.events)), from+readBatch)
+		return view{events: l.events[from:end:end]}
 	}
 	if l.ended {
-		return nil, true, nil
+		return view{ended: true}
 	}
 	if l.wake == nil {
 		l.wake = make(chan struct{})
 	}
-	return nil, false, l.wake
+	return view{ahead: l.ahead, wake: l.wake}
 }
 
-// Reader reads the log of one turn at its own pace. It is used by one goroutine.
-type Reader struct {
-	run      *run
-	creator  bool
-	position int64
-	draining <-chan struct{}
-	note     [1]conversation.Event
-	closed   bool
-}
+const (
+	// batchBytes is about how much is kept together: a row of the store.
+	batchBytes = 48 << 10
+	// takeBytes is about how much of one turn one append takes, and how large a log is written anew at the turn's end.
+	takeBytes = 256 << 10
+)
 
-// Turn returns the id of the turn that is read.
-func (r *Reader) Turn() conversation.ID { return r.run.turn.ID }
-
-// Next waits until there are events above those already returned and returns some of them: shared, not to be changed.
-// After the terminal event it returns io.EOF, and EVENTS_EXPIRED where it was to begin beyond that; when ctx ends first, ctx's error. When nothing happens for 15 s it returns
-// a heartbeat, and once, when the engine begins to drain, a note of that.
-func (r *Reader) Next(ctx context.Context) ([]conversation.Event, error) {
-	var quiet <-chan time.Time
-	for over := false; ; {
-		events, ended, wake := r.run.log.after(r.position)
-		if len(events) > 0 {
-			r.position = events[len(events)-1].Sequence
-			return events, nil
-		}
-		if ended && r.position > r.run.log.last() {
-			return nil, &conversation.Error{
-				Reason: conversation.EventsExpired, Turn: r.run.turn.ID,
-				Message: "after_sequence lies beyond the turn's last event",
-			}
-		}
-		if ended {
-			return nil, io.EOF
-		}
-		if over {
-			return nil, &conversation.Error{
-				Reason: conversation.TurnInterrupted, Turn: r.run.turn.ID,
-				Message: "the server could not record how the turn ended; GetTurn will say",
-			}
-		}
-		if quiet == nil {
-			timer := time.NewTimer(heartbeatAfter)
-			defer timer.Stop()
-			quiet = timer.C
-		}
-		select {
-		case <-wake:
-		case <-r.run.lost:
-			return nil, &conversation.Error{
-				Reason: conversation.StoreUnavailable, Turn: r.run.turn.ID,
-				Message: "the end of the turn could not be written for too long; GetTurn will say how it ended",
-			}
-		case <-r.run.done: // the terminal event, if there is one, came before
-			over = true
-		case <-quiet:
-			return r.notice(conversation.NoteHeartbeat), nil
-		case <-r.draining:
-			r.draining = nil
-			return r.notice(conversation.NoteDraining), nil
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+// take begins an append of the next events if there are some that have waited for long enough, and calls yield for each
+// batch of them. Events that were tried before come as they came then: the store may have them.
+func (l *log) take(old time.Time, yield func([]conversation.Event)) (bytes int, all bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sealed || l.durable == len(l.events) || l.events[l.durable].Time.After(old) {
+		return 0, true
 	}
+	end := l.tried
+	if end <= l.durable {
+		end = len(l.events)
+	}
+	l.trying = l.trying[:0]
+	l.tried = l.durable
+	for bytes < takeBytes && l.tried < end {
+		first, size := l.tried, 0
+		for ; l.tried < end && size < batchBytes; l.tried++ {
+			size += storedSize(&l.events[l.tried])
+		}
+		yield(l.events[first:l.tried:l.tried])
+		l.trying = append(l.trying, l.events[first].Sequence)
+		bytes += size
+	}
+	l.flight = make(chan struct{})
+	return bytes, l.tried == len(l.events)
 }
 
-func (r *Reader) notice(kind conversation.EventKind) []conversation.Event {
-	r.note[0] = conversation.Event{Sequence: r.position, Time: time.Now(), Kind: kind}
-	return r.note[:]
-}
-
-// Close ends the reading; it must be called. If this was the last reader that had created the turn, the turn's
-// caller has gone away, and what happens then is the turn's OnDisconnect. A second Close does nothing.
-func (r *Reader) Close() {
-	if r.closed {
+// took ends an append that take began.
+func (l *log) took(ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.flight)
+	l.flight = nil
+	if !ok {
 		return
 	}
-	r.closed = true
-	if r.creator {
-		r.run.creatorLeft()
+	l.batches = append(l.batches, l.trying...)
+	l.trying = nil
+	for ; l.durable < l.tried; l.durable++ {
+		l.pending -= storedSize(&l.events[l.durable])
 	}
+}
+
+// left reports whether the appender has anything more to do; if not, the next append tells it.
+func (l *log) left() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.listed = !l.sealed && l.durable < len(l.events)
+	return l.listed
+}
+
+// overdue reports whether too much waits for the store, or since before the time old.
+func (l *log) overdue(old time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.sealed && l.durable < len(l.events) && (l.pending > maxPendingBytes || l.events[l.durable].Time.Before(old))
+}
+
+// seal keeps the appender away, once what it is doing has its outcome.
+func (l *log) seal() {
+	l.mu.Lock()
+	l.sealed = true
+	flight := l.flight
+	l.mu.Unlock()
+	if flight != nil {
+		<-flight
+	}
+}
+
+// rest returns the events of a sealed log that are to be written with the turn's end, and the batches that they take the
+// place of: all of it in one piece where it is small enough.
+func (l *log) rest() (events []conversation.Event, replaces []int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	replaces, from := l.trying, l.durable
+	if rows := len(l.batches) + len(l.trying); l.kept <= takeBytes && len(l.batches) > 0 && (rows > 1 || from < len(l.events)) {
+		replaces = append(l.batches, l.trying...)
+		from = int(l.batches[0] - l.base - 1)
+	}
+	return slices.Clip(l.events[from:]), slices.Clip(replaces)
 }

@@ -18,8 +18,9 @@ func text(s string) conversation.Event {
 	return conversation.Event{Kind: conversation.EventTextDelta, Text: s}
 }
 
+// newRun returns a run of which only the log is used.
 func newRun() *run {
-	return &run{turn: &conversation.Turn{ID: newID()}, done: make(chan struct{})}
+	return &run{turn: &conversation.Turn{ID: newID()}, done: make(chan struct{}), fenced: make(chan struct{})}
 }
 
 func TestReadersSeeEveryEventOnceInOrder(t *testing.T) {
@@ -214,5 +215,113 @@ func TestToolCallsMustBeAnswered(t *testing.T) {
 				t.Error("changed its argument")
 			}
 		})
+	}
+}
+
+// held is a store with one turn, for readers of the store only.
+type held struct {
+	conversation.Store
+	mu     sync.Mutex
+	turn   conversation.Turn
+	events []conversation.Event
+	wake   chan struct{}
+	looks  int
+}
+
+func (h *held) GetTurn(context.Context, string, conversation.ID, bool) (*conversation.Turn, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.turn
+	return &t, nil
+}
+
+func (h *held) Events(_ context.Context, _ string, _ conversation.ID, after int64, _ int) ([]conversation.Event, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.looks++
+	for i := range h.events {
+		if h.events[i].Sequence > after {
+			return h.events[i:], nil
+		}
+	}
+	return nil, nil
+}
+
+func (h *held) Subscribe(conversation.ID) (<-chan struct{}, func()) { return h.wake, func() {} }
+
+// A reader of the store is woken, looks for itself where it is not, and tells as much as one of the memory.
+func TestReaderOfTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &held{wake: make(chan struct{}, 1), turn: conversation.Turn{ID: newID(), State: conversation.Running}}
+		e := New(Options{Store: h})
+		defer e.stopAll(nil)
+		r := &Reader{e: e, id: h.turn.ID, draining: e.draining}
+		next := func(kind conversation.EventKind, sequence int64, after time.Duration) {
+			t.Helper()
+			began := time.Now()
+			got, err := r.Next(t.Context())
+			if err != nil || len(got) != 1 || got[0].Kind != kind || got[0].Sequence != sequence {
+				t.Fatalf("%+v, %v; want kind %d, sequence %d", got, err, kind, sequence)
+			}
+			if took := time.Since(began); took != after {
+				t.Fatalf("kind %d after %v, want %v", kind, took, after)
+			}
+		}
+		add := func(after time.Duration, s string, wake bool) {
+			time.AfterFunc(after, func() {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				e := text(s)
+				e.Sequence = int64(len(h.events)) + 2
+				h.events = append(h.events, e)
+				if wake {
+					h.wake <- struct{}{}
+				}
+			})
+		}
+		next(conversation.EventAccepted, 1, 0)
+		add(700*time.Millisecond, "woken", true)
+		next(conversation.EventTextDelta, 2, 700*time.Millisecond)
+		add(100*time.Millisecond, "not woken", false)
+		next(conversation.EventTextDelta, 3, lookEvery)
+		before := h.looks
+		next(conversation.NoteHeartbeat, 3, heartbeatAfter)
+		if looks, most := h.looks-before, int(heartbeatAfter/lookEvery)+1; looks > most {
+			t.Errorf("it looked %d times in silence, want at most %d", looks, most)
+		}
+		close(e.draining)
+		next(conversation.NoteDraining, 3, 0)
+		time.AfterFunc(time.Second, func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.turn.State, h.turn.Result.LastSequence = conversation.Completed, 4
+			h.wake <- struct{}{}
+		})
+		next(conversation.EventTerminal, 4, time.Second)
+		if _, err := r.Next(t.Context()); !errors.Is(err, io.EOF) {
+			t.Errorf("after the end: %v", err)
+		}
+
+		h.turn.State = conversation.Running
+		r = &Reader{e: e, id: h.turn.ID, position: 3}
+		time.AfterFunc(time.Second, func() { e.stopAll(errStopping) })
+		if _, err := r.Next(t.Context()); !errors.Is(err, &conversation.Error{Reason: conversation.Draining}) {
+			t.Errorf("at the stop: %v", err)
+		}
+	})
+}
+
+// Appending and reading a delta costs no allocation besides the log's own growth.
+func BenchmarkLog(b *testing.B) {
+	r := newRun()
+	r.log.sealed = true
+	piece := []conversation.Event{text("a few letters")}
+	now := time.Now()
+	b.ReportAllocs()
+	position := int64(0)
+	for range b.N {
+		r.append(now, piece...)
+		v := r.log.after(position)
+		position = v.events[len(v.events)-1].Sequence
 	}
 }

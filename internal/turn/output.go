@@ -19,8 +19,8 @@ type partBuilder struct {
 	text     strings.Builder
 }
 
-// add appends a delta. It reports false if the delta belongs to no part that there is or could be next, or is of another kind
-// than its part.
+// add appends a delta. It reports false if the delta belongs to no part that there is or could be next, or is of another
+// kind than its part.
 func (o *output) add(e *conversation.Event) bool {
 	kind := partKind(e.Kind)
 	if e.PartIndex == len(o.parts) {

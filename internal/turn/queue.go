@@ -1,0 +1,148 @@
+package turn
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/telemetry"
+)
+
+const (
+	// queueLook is how often a turn that waits looks for itself whether it may begin: wake-ups can be lost.
+	queueLook = time.Second
+	// queueAgain is how soon it looks again where it lost a race.
+	queueAgain = 10 * time.Millisecond
+)
+
+// wait waits until the turn is the first in its conversation and records that it begins there. An error ends it.
+func (r *run) wait() error {
+	began := time.Now()
+	defer func() {
+		r.queueTime += time.Since(began)
+		r.log.waits(0)
+	}()
+	wake, stop := r.e.o.Store.Subscribe(r.turn.Conversation)
+	defer stop()
+	queue := r.now
+	unknown := false // whether a try to begin was recorded
+	for {
+		begun, base, err := r.tryBegin()
+		if err == nil || errors.Is(err, conversation.ErrStoreUnavailable) && begun != nil {
+			r.now, r.base = begun, base
+		}
+		pause := queueLook
+		var queued *conversation.QueuedError
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &queued):
+			r.log.waits(queued.Ahead)
+			r.now, unknown = queue, false
+		case errors.Is(err, conversation.ErrHeadMoved):
+			pause = queueAgain
+		case errors.Is(err, conversation.ErrStoreUnavailable):
+			unknown = unknown || begun != nil
+		case errors.Is(err, conversation.ErrTurnEnded) && unknown && r.isMine():
+			return nil // the try before was
+		case r.ctx.Err() != nil:
+			return context.Cause(r.ctx)
+		case errors.Is(err, conversation.ErrTurnEnded):
+			r.fence() // it ended, or another owner has it
+			return errFenced
+		default:
+			return err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-wake:
+		case <-timer.C:
+		case <-r.ctx.Done():
+			timer.Stop()
+			return context.Cause(r.ctx)
+		}
+		timer.Stop()
+	}
+}
+
+// tryBegin has the turn begin at the conversation's head if it is the first, and returns it as it was to be recorded, if it
+// came to that. What is sent is put together after that: the messages before the head cannot change any more.
+func (r *run) tryBegin() (*conversation.Turn, conversation.Place, error) {
+	c, err := r.e.o.Store.GetConversation(r.ctx, r.turn.Team, r.turn.Conversation)
+	if err != nil {
+		return nil, conversation.Place{}, err
+	}
+	q, err := r.e.effective(r.ask, &c.Spec)
+	if err != nil {
+		return nil, conversation.Place{}, err
+	}
+	t := *r.turn
+	t.State, t.Parent, t.Input = conversation.Running, c.HeadTurn, r.ask.Input
+	t.Result.Model, t.Result.Config = q.Model, q.Config
+	t.Result.Attempts = []conversation.Attempt{{State: conversation.AttemptIntent, Model: q.Model, CreateTime: time.Now()}}
+	deadline, _ := r.ctx.Deadline()
+	err = r.e.o.Store.BeginTurn(r.ctx, &conversation.Admission{
+		Turn: &t, Base: c.Head, InputTokens: r.sizes, Fingerprint: r.ask.Fingerprint, Overrides: overrides(r.ask), Deadline: deadline,
+	})
+	t.Input = nil
+	return &t, c.Head, err
+}
+
+// isMine reports whether the turn runs, and for this owner; false if the turn's context ends before that is known.
+func (r *run) isMine() bool {
+	for ; r.ctx.Err() == nil; pause(r.ctx, queueLook) {
+		lost, err := r.e.o.Store.AppendEvents(r.ctx, []conversation.EventBatch{{Team: r.turn.Team, Turn: r.turn.ID}})
+		if err == nil {
+			return len(lost) == 0
+		}
+	}
+	return false
+}
+
+// compose puts together what is sent for a turn that has begun already. While the store is down it tries again.
+func (r *run) compose() error {
+	began := time.Now()
+	defer func() { r.contextTime += time.Since(began) }()
+	for {
+		d := &draft{conversation: &conversation.Conversation{}, base: r.base}
+		err := r.reread(d)
+		if err == nil {
+			r.request, r.inputTokens = d.request, d.promptTokens
+			return nil
+		}
+		if r.ctx.Err() != nil {
+			return context.Cause(r.ctx)
+		}
+		if !errors.Is(err, conversation.ErrStoreUnavailable) {
+			return err
+		}
+		pause(r.ctx, queueLook)
+	}
+}
+
+// reread fills a draft with the model and the settings that were recorded when the turn began.
+func (r *run) reread(d *draft) (err error) {
+	ctx, span := r.e.o.Tracer.Start(r.ctx, telemetry.SpanAssemble)
+	defer span.End()
+	if !r.turn.Conversation.IsZero() {
+		if d.conversation, err = r.e.o.Store.GetConversation(ctx, r.turn.Team, r.turn.Conversation); err != nil {
+			return err
+		}
+	}
+	if d.request, err = r.e.effective(r.ask, &d.conversation.Spec); err != nil {
+		return err
+	}
+	d.request.Model, d.request.Config = r.now.Result.Model, r.now.Result.Config
+	return r.e.fill(ctx, r.ask, d)
+}
+
+// pause waits for a while, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

@@ -14,6 +14,7 @@ import (
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
 	"github.com/chatsvc/chatsvc/internal/conversation"
 	"github.com/chatsvc/chatsvc/internal/interceptor"
+	"github.com/chatsvc/chatsvc/internal/turn"
 )
 
 // TurnHeader is the response header that names the turn.
@@ -30,7 +31,13 @@ type chatService struct {
 var _ chatsvcv1.ChatServiceServer = (*chatService)(nil)
 
 func (s *chatService) CreateTurn(ctx context.Context, in *chatsvcv1.CreateTurnRequest) (*chatsvcv1.Turn, error) {
-	t, err := s.run(ctx, in, nil)
+	follow := func(ctx context.Context, _ string, r reader) (*conversation.Turn, error) { return r.End(ctx) }
+	if in.GetWait() == chatsvcv1.Wait_WAIT_NO_WAIT {
+		follow = func(ctx context.Context, team string, r reader) (*conversation.Turn, error) {
+			return s.store.GetTurn(ctx, team, r.Turn(), true)
+		}
+	}
+	t, err := s.run(ctx, in, false, follow)
 	if err != nil {
 		return nil, err
 	}
@@ -38,19 +45,23 @@ func (s *chatService) CreateTurn(ctx context.Context, in *chatsvcv1.CreateTurnRe
 }
 
 func (s *chatService) StreamTurn(in *chatsvcv1.CreateTurnRequest, stream grpc.ServerStreamingServer[chatsvcv1.TurnEvent]) error {
-	_, err := s.run(stream.Context(), in, stream)
+	_, err := s.run(stream.Context(), in, true, func(ctx context.Context, _ string, r reader) (*conversation.Turn, error) {
+		return read(ctx, r, stream)
+	})
 	return err
 }
 
-// run starts a turn, reads its log until the end, into the stream if there is one, and returns the turn if it has an
-// answer.
-func (s *chatService) run(ctx context.Context, in *chatsvcv1.CreateTurnRequest, stream grpc.ServerStreamingServer[chatsvcv1.TurnEvent]) (*conversation.Turn, error) {
+// run starts a turn, or finds the one that has the request's id, follows it, and returns it as it was then, unless it has
+// ended without an answer.
+func (s *chatService) run(ctx context.Context, in *chatsvcv1.CreateTurnRequest, streamed bool,
+	follow func(ctx context.Context, team string, r reader) (*conversation.Turn, error),
+) (*conversation.Turn, error) {
 	arrived := time.Now()
 	p, err := principal(ctx)
 	if err != nil {
 		return nil, err
 	}
-	request, err := turnRequest(in, stream != nil)
+	request, err := turnRequest(in, streamed)
 	if err != nil {
 		return nil, err
 	}
@@ -70,12 +81,14 @@ func (s *chatService) run(ctx context.Context, in *chatsvcv1.CreateTurnRequest, 
 	if err := nameTurn(ctx, r.Turn()); err != nil {
 		return nil, err
 	}
-	t, err := read(wait, r, stream)
-	if err != nil {
-		if outOfTime(err) {
-			return nil, lateTurn(r.Turn(), request.OnDisconnect)
-		}
+	t, err := follow(wait, p.Team, r)
+	switch {
+	case err != nil && outOfTime(err):
+		return nil, lateTurn(r.Turn(), request)
+	case isStatus(err): // The stream is broken.
 		return nil, err
+	case err != nil:
+		return nil, aboutTurn(err, r.Turn())
 	}
 	if err := errorOf(t); err != nil {
 		return nil, err
@@ -112,8 +125,8 @@ func nameTurn(ctx context.Context, id conversation.ID) error {
 	return grpc.SendHeader(ctx, metadata.Pairs(TurnHeader, name))
 }
 
-// read reads the log of a turn until its terminal event, into the stream if there is one, and returns the turn as it
-// ended; io.EOF if the reader is past the end already.
+// read reads the log of a turn into the stream until its terminal event and returns the turn as it ended; io.EOF if the
+// reader is past the end already.
 func read(ctx context.Context, r reader, stream grpc.ServerStreamingServer[chatsvcv1.TurnEvent]) (*conversation.Turn, error) {
 	id := r.Turn()
 	for {
@@ -125,10 +138,8 @@ func read(ctx context.Context, r reader, stream grpc.ServerStreamingServer[chats
 			return nil, aboutTurn(fmt.Errorf("read the turn's log: %w", err), id)
 		}
 		for i := range events {
-			if stream != nil {
-				if err := stream.Send(eventToProto(&events[i])); err != nil {
-					return nil, err
-				}
+			if err := stream.Send(eventToProto(&events[i])); err != nil {
+				return nil, err
 			}
 			if events[i].Kind == conversation.EventTerminal {
 				return events[i].Turn, nil
@@ -144,11 +155,15 @@ func outOfTime(err error) bool {
 	return !ok && errors.Is(err, context.DeadlineExceeded)
 }
 
-// lateTurn says that a turn did not end in time, and what becomes of it.
-func lateTurn(id conversation.ID, on conversation.OnDisconnect) error {
+// lateTurn says that a turn did not end in time, and what becomes of it. Of a turn that a request_id found, an earlier call
+// has decided that, and others may wait for it.
+func lateTurn(id conversation.ID, r *turn.Request) error {
 	e := conversation.Errorf(conversation.TurnDeadline, "the turn did not end before the call's deadline, and is being cancelled")
-	if on == conversation.DisconnectContinue {
+	switch {
+	case r.OnDisconnect == conversation.DisconnectContinue:
 		e.Message = "the turn did not end before the call's deadline; it goes on, for WatchTurn and GetTurn to read"
+	case r.RequestID != "":
+		e.Message = "the turn did not end before the call's deadline, and is cancelled unless another call waits for it"
 	}
 	e.Turn = id
 	return e
@@ -175,9 +190,9 @@ func (s *chatService) ListTurns(ctx context.Context, in *chatsvcv1.ListTurnsRequ
 	if err != nil {
 		return nil, err
 	}
-	var conv conversation.ID
+	filter := conversation.TurnFilter{RequestID: in.GetRequestId()}
 	if name := in.GetConversation(); name != "" {
-		if conv, err = parseName(conversations, "conversation", name); err != nil {
+		if filter.Conversation, err = parseName(conversations, "conversation", name); err != nil {
 			return nil, err
 		}
 	}
@@ -186,12 +201,9 @@ func (s *chatService) ListTurns(ctx context.Context, in *chatsvcv1.ListTurnsRequ
 	if err != nil {
 		return nil, err
 	}
-	if in.GetRequestId() != "" {
-		return nil, notImplemented("request_id")
-	}
 	page, last, err := fillPage(before, pageSize(in.GetPageSize()),
 		func(before conversation.ID, limit int) ([]*conversation.Turn, error) {
-			return s.store.ListTurns(ctx, p.Team, conv, before, limit)
+			return s.store.ListTurns(ctx, p.Team, filter, before, limit)
 		},
 		func(t *conversation.Turn) conversation.ID { return t.ID },
 		func(t *conversation.Turn) *chatsvcv1.Turn {

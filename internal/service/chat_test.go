@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,6 +84,100 @@ func TestCreateTurn(t *testing.T) {
 			}
 			<-log.closed
 		})
+	}
+}
+
+// NO_WAIT answers with the turn as it stands, and lets go of it.
+func TestCreateTurnNoWait(t *testing.T) {
+	for _, test := range []struct {
+		state  conversation.State
+		code   codes.Code
+		reason conversation.Reason
+	}{
+		{conversation.Queued, codes.OK, ""},
+		{conversation.Running, codes.OK, ""},
+		{conversation.Completed, codes.OK, ""}, // a repeat
+		{conversation.Failed, codes.Unavailable, conversation.UpstreamStreamCut},
+		{conversation.Cancelled, codes.Canceled, conversation.TurnCancelled},
+	} {
+		t.Run(test.state.String(), func(t *testing.T) {
+			found := endedTurn(test.state)
+			if !test.state.Ended() {
+				found.EndTime, found.Output, found.Result = time.Time{}, nil, conversation.Result{Model: "m"}
+			}
+			log := newTape(logOf(conversation.Completed)[:1]...) // whose end nobody may wait for
+			var asked *turn.Request
+			c := serve(t,
+				&engineStub{start: func(_ context.Context, r *turn.Request) (reader, error) {
+					asked = r
+					return log, nil
+				}},
+				&storeStub{getTurn: func(team string, id conversation.ID, content bool) (*conversation.Turn, error) {
+					if team != "red" || id != testID(1) || !content {
+						t.Errorf("read %s %v %t", team, id, content)
+					}
+					return found, nil
+				}})
+			var header metadata.MD
+			got, err := c.CreateTurn(as(t, "red"), &chatsvcv1.CreateTurnRequest{Text: "q", Wait: chatsvcv1.Wait_WAIT_NO_WAIT}, grpc.Header(&header))
+			if names := header.Get(TurnHeader); !slices.Equal(names, []string{someTurn}) {
+				t.Errorf("header %v", header)
+			}
+			if asked.OnDisconnect != conversation.DisconnectContinue {
+				t.Error("the turn ends with the call")
+			}
+			if test.code != codes.OK {
+				wantStatus(t, err, test.code, test.reason)
+			} else if err != nil || !proto.Equal(got, turnToProto(found, chatsvcv1.TurnView_TURN_VIEW_OUTPUT)) {
+				t.Errorf("turn %v, %v", got, err)
+			}
+			<-log.closed
+		})
+	}
+}
+
+// What fails after the turn has begun names it.
+func TestNoWaitNamesTheTurn(t *testing.T) {
+	c := serve(t,
+		&engineStub{start: func(context.Context, *turn.Request) (reader, error) { return newTape(), nil }},
+		&storeStub{getTurn: func(string, conversation.ID, bool) (*conversation.Turn, error) {
+			return nil, conversation.ErrStoreUnavailable
+		}})
+	_, err := c.CreateTurn(as(t, "red"), &chatsvcv1.CreateTurnRequest{Text: "q", Wait: chatsvcv1.Wait_WAIT_NO_WAIT})
+	info := wantStatus(t, err, codes.Unavailable, conversation.StoreUnavailable)
+	if info.GetMetadata()["turn"] != someTurn {
+		t.Errorf("metadata %v", info.GetMetadata())
+	}
+}
+
+// The engine gets the id and what makes two requests the same; a call that may not be repeated pays for neither.
+func TestRequestIDReachesTheEngine(t *testing.T) {
+	var asked []*turn.Request
+	c := serve(t, &engineStub{start: func(_ context.Context, r *turn.Request) (reader, error) {
+		asked = append(asked, r)
+		return newTape(logOf(conversation.Completed)...), nil
+	}}, nil)
+	in := &chatsvcv1.CreateTurnRequest{Text: "q", RequestId: "r"}
+	if _, err := c.CreateTurn(as(t, "red"), in); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := c.StreamTurn(as(t, "red"), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := receive(stream); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.CreateTurn(as(t, "red"), &chatsvcv1.CreateTurnRequest{Text: "q"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range asked[:2] {
+		if r.RequestID != "r" || r.Fingerprint != fingerprint(in) || r.OnDisconnect != conversation.DisconnectContinue {
+			t.Errorf("the engine is asked for %+v", r)
+		}
+	}
+	if r := asked[2]; r.RequestID != "" || r.Fingerprint != [32]byte{} || r.OnDisconnect != conversation.DisconnectCancel {
+		t.Errorf("the engine is asked for %+v", r)
 	}
 }
 
@@ -191,10 +286,14 @@ func TestWatchTurnRefused(t *testing.T) {
 func TestDeadline(t *testing.T) {
 	for _, test := range []struct {
 		on    chatsvcv1.OnDisconnect
+		id    string
 		after time.Duration
+		says  string
 	}{
-		{chatsvcv1.OnDisconnect_ON_DISCONNECT_CONTINUE, 9800 * time.Millisecond},
-		{chatsvcv1.OnDisconnect_ON_DISCONNECT_CANCEL, 9900 * time.Millisecond},
+		{chatsvcv1.OnDisconnect_ON_DISCONNECT_CONTINUE, "", 9800 * time.Millisecond, "it goes on"},
+		{chatsvcv1.OnDisconnect_ON_DISCONNECT_UNSPECIFIED, "r", 9800 * time.Millisecond, "it goes on"},
+		{chatsvcv1.OnDisconnect_ON_DISCONNECT_CANCEL, "", 9900 * time.Millisecond, "is being cancelled"},
+		{chatsvcv1.OnDisconnect_ON_DISCONNECT_CANCEL, "r", 9900 * time.Millisecond, "unless another call waits"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			log := newTape(logOf(conversation.Completed)[:3]...)
@@ -209,7 +308,10 @@ func TestDeadline(t *testing.T) {
 			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
 			begin := time.Now()
-			_, err := s.CreateTurn(ctx, &chatsvcv1.CreateTurnRequest{Text: "q", OnDisconnect: test.on})
+			_, err := s.CreateTurn(ctx, &chatsvcv1.CreateTurnRequest{Text: "q", OnDisconnect: test.on, RequestId: test.id})
+			if !strings.Contains(err.Error(), test.says) {
+				t.Errorf("%v %q: %v, which does not say that it %s", test.on, test.id, err, test.says)
+			}
 			if took := time.Since(begin); took != test.after {
 				t.Errorf("%v: answered after %v, want %v", test.on, took, test.after)
 			}
@@ -298,7 +400,11 @@ func TestGetTurn(t *testing.T) {
 
 func TestListTurns(t *testing.T) {
 	store := &storeStub{
-		listTurns: func(team string, conv, before conversation.ID, limit int) ([]*conversation.Turn, error) {
+		listTurns: func(team string, filter conversation.TurnFilter, before conversation.ID, limit int) ([]*conversation.Turn, error) {
+			if filter.RequestID == "a" && filter.Conversation.IsZero() {
+				return []*conversation.Turn{endedTurn(conversation.Completed)}, nil
+			}
+			conv := filter.Conversation
 			if conv != testID(2) {
 				return nil, conversation.ErrNotFound
 			}
@@ -340,8 +446,18 @@ func TestListTurns(t *testing.T) {
 
 	_, err := c.ListTurns(as(t, "red"), &chatsvcv1.ListTurnsRequest{Conversation: formatName(conversations, testID(7))})
 	wantStatus(t, err, codes.NotFound, conversation.NotFound)
-	_, err = c.ListTurns(as(t, "red"), &chatsvcv1.ListTurnsRequest{RequestId: "a"})
-	wantStatus(t, err, codes.Unimplemented, conversation.NotImplemented)
+	page, err := c.ListTurns(as(t, "red"), &chatsvcv1.ListTurnsRequest{RequestId: "a"})
+	if err != nil || len(page.GetTurns()) != 1 || page.GetTurns()[0].GetName() != someTurn {
+		t.Errorf("by request_id: %v, %v", page, err)
+	}
+	page, err = c.ListTurns(as(t, "red"), &chatsvcv1.ListTurnsRequest{Conversation: someConversation, PageSize: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.ListTurns(as(t, "red"), &chatsvcv1.ListTurnsRequest{
+		Conversation: someConversation, RequestId: "a", PageToken: page.GetNextPageToken(),
+	})
+	wantStatus(t, err, codes.InvalidArgument, conversation.InvalidRequest)
 }
 
 func TestCancelTurn(t *testing.T) {

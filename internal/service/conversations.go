@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -14,8 +15,15 @@ import (
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
-// maxTries bounds how often a write without an etag is repeated when others keep writing in between.
-const maxTries = 8
+const (
+	// maxTries bounds how often a write without an etag is repeated when others keep writing in between.
+	maxTries = 8
+	// maxCancels bounds how many turns are cancelled to delete a conversation: those that wait, those on branches, and those
+	// that others start meanwhile.
+	maxCancels = 8 * conversation.MaxQueued
+	// maxExpiry bounds how far away expire_time is. Time is stored in nanoseconds, which end in the year 2262.
+	maxExpiry = 100 * 365 * 24 * time.Hour
+)
 
 // conversationService is ConversationService.
 type conversationService struct {
@@ -40,19 +48,48 @@ func (s *conversationService) CreateConversation(ctx context.Context, in *chatsv
 	case err != nil:
 		return nil, err
 	case in.GetConversation().GetHeadTurn() != "":
-		return nil, notImplemented("conversation.head_turn")
-	case in.GetConversation().GetExpireTime() != nil:
-		return nil, notImplemented("conversation.expire_time")
+		return nil, invalid("conversation.head_turn", "cannot be set in a new conversation, which has no turns")
 	}
-	id, err := uuid.NewV7()
+	now := time.Now()
+	expire, err := expiryFromProto(in.GetConversation(), now)
 	if err != nil {
-		return nil, fmt.Errorf("make a conversation's id: %w", err)
+		return nil, err
 	}
-	c := &conversation.Conversation{ID: conversation.ID(id), Team: p.Team, Spec: spec, CreateTime: time.Now()}
+	id, err := newID()
+	if err != nil {
+		return nil, err
+	}
+	c := &conversation.Conversation{ID: id, Team: p.Team, Spec: spec, CreateTime: now, ExpireTime: expire}
 	if err := s.store.CreateConversation(ctx, c); err != nil {
 		return nil, err
 	}
 	return conversationToProto(c), nil
+}
+
+func newID() (conversation.ID, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return conversation.ID{}, fmt.Errorf("make a conversation's id: %w", err)
+	}
+	return conversation.ID(id), nil
+}
+
+// expiryFromProto returns when a conversation is to expire; zero for never.
+func expiryFromProto(in *chatsvcv1.Conversation, now time.Time) (time.Time, error) {
+	if in.GetExpireTime() == nil {
+		return time.Time{}, nil
+	}
+	expire := in.GetExpireTime().AsTime()
+	switch {
+	case in.GetExpireTime().CheckValid() != nil:
+		return time.Time{}, invalid("conversation.expire_time", "must be a time")
+	case !expire.After(now):
+		return time.Time{}, invalid("conversation.expire_time", "must be in the future")
+	case expire.After(now.Add(maxExpiry)):
+		return time.Time{}, invalid("conversation.expire_time", "must be within 100 years; leave it unset for never")
+	default:
+		return expire, nil
+	}
 }
 
 func (s *conversationService) GetConversation(ctx context.Context, in *chatsvcv1.GetConversationRequest) (*chatsvcv1.Conversation, error) {
@@ -110,6 +147,7 @@ func (s *conversationService) update(ctx context.Context, in *chatsvcv1.UpdateCo
 		return nil, err
 	}
 	version, conditional := parseEtag(in.GetConversation().GetEtag())
+	now := time.Now()
 	for range maxTries {
 		c, err := s.store.GetConversation(ctx, p.Team, id)
 		if err != nil {
@@ -118,42 +156,47 @@ func (s *conversationService) update(ctx context.Context, in *chatsvcv1.UpdateCo
 		if conditional && version != c.Version {
 			return nil, conversation.ErrEtagMismatch
 		}
-		if err := change(c, in, paths); err != nil {
+		if err := change(c, in.GetConversation(), paths, now); err != nil {
 			return nil, err
 		}
+		head := c.HeadTurn
 		c, err = s.store.UpdateConversation(ctx, c)
-		if !conditional && errors.Is(err, conversation.ErrEtagMismatch) {
+		switch {
+		case !conditional && errors.Is(err, conversation.ErrEtagMismatch):
 			continue
+		case slices.Contains(paths, "head_turn"):
+			return c, aboutTurnIn("conversation.head_turn", head, err)
 		}
 		return c, err
 	}
 	return nil, conversation.ErrEtagMismatch
 }
 
-// change applies the paths of an update to c. The result is checked as a whole: its parts can come from different calls.
-func change(c *conversation.Conversation, in *chatsvcv1.UpdateConversationRequest, paths []string) error {
+// change applies the paths of an update to c. The spec is checked as a whole: its parts can come from different calls.
+func change(c *conversation.Conversation, in *chatsvcv1.Conversation, paths []string, now time.Time) error {
 	changed := specToProto(&c.Spec)
-	applyMask(changed, in.GetConversation(), paths)
+	applyMask(changed, in, paths)
+	var err error
+	if slices.Contains(paths, "head_turn") {
+		if c.HeadTurn, err = parseName(turns, "conversation.head_turn", changed.GetHeadTurn()); err != nil {
+			return aboutTurnIn("conversation.head_turn", conversation.ID{}, err)
+		}
+	}
+	if slices.Contains(paths, "expire_time") {
+		if c.ExpireTime, err = expiryFromProto(changed, now); err != nil {
+			return err
+		}
+	}
+	changed.HeadTurn, changed.ExpireTime = "", nil
 	if err := checkSize("conversation.", changed, maxConversationBytes); err != nil {
 		return err
 	}
-	spec, err := specFromProto(changed)
-	if err != nil {
-		return err
-	}
-	if masked := in.GetUpdateMask().GetPaths(); len(masked) == 0 || masked[0] == "*" {
-		switch head := in.GetConversation().GetHeadTurn(); {
-		case head != "" && head != formatName(turns, c.HeadTurn): // The head as it was read is no wish.
-			return notImplemented("conversation.head_turn")
-		case in.GetConversation().GetExpireTime() != nil:
-			return notImplemented("conversation.expire_time")
-		}
-	}
-	c.Spec = spec
-	return nil
+	c.Spec, err = specFromProto(changed)
+	return err
 }
 
-// DeleteConversation checks the etag before it cancels the running turn: a refused call must not have cancelled anything.
+// DeleteConversation checks the etag before it cancels what runs and waits: a refused call must not have cancelled
+// anything.
 func (s *conversationService) DeleteConversation(ctx context.Context, in *chatsvcv1.DeleteConversationRequest) (*emptypb.Empty, error) {
 	p, id, err := named(ctx, conversations, "name", in.GetName())
 	if err != nil {
@@ -167,14 +210,16 @@ func (s *conversationService) DeleteConversation(ctx context.Context, in *chatsv
 	if conditional && version != c.Version {
 		return nil, conversation.ErrEtagMismatch
 	}
-	for range maxTries { // Others may start turns in between.
-		if err = s.engine.CancelActive(ctx, p.Team, id); err != nil {
-			return nil, err
-		}
+	for range maxCancels {
 		if err = s.store.DeleteConversation(ctx, p.Team, id, version); err == nil {
 			return &emptypb.Empty{}, nil
-		} else if !errors.Is(err, conversation.ErrConversationBusy) {
+		}
+		busy, ok := errors.AsType[*conversation.Error](err)
+		if !ok || busy.Reason != conversation.ConversationBusy || busy.Turn.IsZero() {
 			return nil, err
+		}
+		if _, err := s.engine.Cancel(ctx, p.Team, busy.Turn); err != nil && !errors.Is(err, conversation.ErrNotFound) {
+			return nil, aboutTurn(err, busy.Turn)
 		}
 	}
 	return nil, err
@@ -190,14 +235,17 @@ func (s *conversationService) ListMessages(ctx context.Context, in *chatsvcv1.Li
 	if err != nil {
 		return nil, err
 	}
+	var turn conversation.ID
 	if in.GetTurn() != "" {
-		return nil, notImplemented("turn")
+		if turn, err = parseName(turns, "turn", in.GetTurn()); err != nil {
+			return nil, aboutTurnIn("turn", turn, err)
+		}
 	}
-	c, err := s.store.GetConversation(ctx, p.Team, id)
+	end, err := s.endOf(ctx, p.Team, id, turn)
 	if err != nil {
 		return nil, err
 	}
-	stored, err := s.store.ListMessages(ctx, p.Team, id, from, pageSize(in.GetPageSize()), maxPageBytes)
+	stored, err := s.store.ListMessages(ctx, p.Team, id, end, from, pageSize(in.GetPageSize()), maxPageBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -211,14 +259,62 @@ func (s *conversationService) ListMessages(ctx context.Context, in *chatsvcv1.Li
 		out.Messages = append(out.Messages, message)
 		next = m.Position + 1
 	}
-	if len(out.Messages) > 0 && next < c.HeadPosition {
+	if len(out.Messages) > 0 && next < end.Position {
 		out.NextPageToken = q.offsetToken(next)
 	}
 	return out, nil
 }
 
-func (s *conversationService) ForkConversation(context.Context, *chatsvcv1.ForkConversationRequest) (*chatsvcv1.Conversation, error) {
-	return nil, notImplemented("ForkConversation")
+// endOf returns where the line of a conversation ends that goes up to a turn, or the main line where turn is zero. The head
+// turn of a fork may be another conversation's, whose end only the fork's head tells.
+func (s *conversationService) endOf(ctx context.Context, team string, id, turn conversation.ID) (conversation.Place, error) {
+	c, err := s.store.GetConversation(ctx, team, id)
+	if err != nil {
+		return conversation.Place{}, err
+	}
+	if turn.IsZero() || turn == c.HeadTurn {
+		return c.Head, nil
+	}
+	t, err := s.store.GetTurn(ctx, team, turn, false)
+	switch {
+	case err != nil:
+	case t.Conversation != id:
+		err = conversation.ErrNotFound
+	case !t.State.Ended():
+		err = conversation.ErrInvalidState
+	default:
+		return t.End, nil
+	}
+	return conversation.Place{}, aboutTurnIn("turn", turn, err)
+}
+
+func (s *conversationService) ForkConversation(ctx context.Context, in *chatsvcv1.ForkConversationRequest) (*chatsvcv1.Conversation, error) {
+	p, from, err := named(ctx, conversations, "name", in.GetName())
+	if err != nil {
+		return nil, err
+	}
+	var turn conversation.ID
+	if in.GetTurn() != "" {
+		if turn, err = parseName(turns, "turn", in.GetTurn()); err != nil {
+			return nil, aboutTurnIn("turn", turn, err)
+		}
+	}
+	source, err := s.store.GetConversation(ctx, p.Team, from)
+	if err != nil {
+		return nil, err
+	}
+	id, err := newID()
+	if err != nil {
+		return nil, err
+	}
+	c := &conversation.Conversation{ID: id, Team: p.Team, Spec: source.Spec, CreateTime: time.Now()}
+	if err := s.store.ForkConversation(ctx, c, from, turn); err != nil {
+		if turn.IsZero() {
+			return nil, err // The conversation was deleted meanwhile.
+		}
+		return nil, aboutTurnIn("turn", turn, err)
+	}
+	return conversationToProto(c), nil
 }
 
 // formatEtag returns the etag of a conversation's version.

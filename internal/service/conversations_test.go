@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -20,7 +21,7 @@ import (
 func testConversation() *conversation.Conversation {
 	return &conversation.Conversation{
 		ID: testID(2), Team: "red", Spec: conversation.Spec{DisplayName: "old", Instructions: "old"},
-		HeadTurn: testID(1), HeadPosition: 5, ActiveTurn: testID(3), Version: conversation.Version{Spec: 26, Head: 3},
+		HeadTurn: testID(1), Head: conversation.Place{Branch: testID(2), Position: 5, Tokens: 50}, ActiveTurn: testID(3), Version: conversation.Version{Spec: 26, Head: 3},
 		CreateTime: time.Unix(1, 0), UpdateTime: time.Unix(2, 0),
 	}
 }
@@ -52,9 +53,19 @@ func TestCreateConversation(t *testing.T) {
 	if _, err := c.CreateConversation(as(t, "red"), &chatsvcv1.CreateConversationRequest{}); err != nil {
 		t.Errorf("an empty one: %v", err)
 	}
-	for _, in := range []*chatsvcv1.Conversation{{HeadTurn: someTurn}, {ExpireTime: timestamppb.Now()}} {
+	end := timestamppb.New(time.Now().Add(time.Hour))
+	got, err = c.CreateConversation(as(t, "red"), &chatsvcv1.CreateConversationRequest{Conversation: &chatsvcv1.Conversation{ExpireTime: end}})
+	if err != nil || !stored.ExpireTime.Equal(end.AsTime()) || !proto.Equal(got.GetExpireTime(), end) {
+		t.Errorf("stored until %v: %v, %v", stored.ExpireTime, got, err)
+	}
+	for field, in := range map[string]*chatsvcv1.Conversation{
+		"conversation.head_turn":   {HeadTurn: someTurn},
+		"conversation.expire_time": {ExpireTime: timestamppb.New(time.Now().Add(-time.Second))},
+	} {
 		_, err = c.CreateConversation(as(t, "red"), &chatsvcv1.CreateConversationRequest{Conversation: in})
-		wantStatus(t, err, codes.Unimplemented, conversation.NotImplemented)
+		if info := wantStatus(t, err, codes.InvalidArgument, conversation.InvalidRequest); info.GetMetadata()["field"] != field {
+			t.Errorf("%s: metadata %v", field, info.GetMetadata())
+		}
 	}
 	_, err = c.CreateConversation(as(t, "red"), &chatsvcv1.CreateConversationRequest{Conversation: &chatsvcv1.Conversation{
 		Instructions: "a", Model: strings.Repeat("x", maxConversationBytes-100), DisplayName: strings.Repeat("x", 200),
@@ -62,6 +73,34 @@ func TestCreateConversation(t *testing.T) {
 	info := wantStatus(t, err, codes.InvalidArgument, conversation.InvalidRequest)
 	if info.GetMetadata()["field"] != "conversation.model" {
 		t.Errorf("metadata %v", info.GetMetadata())
+	}
+}
+
+func TestExpiry(t *testing.T) {
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	for _, test := range []struct {
+		expire *timestamppb.Timestamp
+		want   time.Time
+		ok     bool
+	}{
+		{nil, time.Time{}, true},
+		{timestamppb.New(now.Add(1)), now.Add(1), true},
+		{timestamppb.New(now), time.Time{}, false},
+		{timestamppb.New(now.Add(-time.Hour)), time.Time{}, false},
+		{&timestamppb.Timestamp{}, time.Time{}, false},
+		{timestamppb.New(now.Add(maxExpiry)), now.Add(maxExpiry), true},
+		{timestamppb.New(now.Add(maxExpiry + 1)), time.Time{}, false},
+		{timestamppb.New(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)), time.Time{}, false}, // beyond what nanoseconds can say
+		{&timestamppb.Timestamp{Seconds: 1 << 62}, time.Time{}, false},
+		{&timestamppb.Timestamp{Seconds: now.Unix() + 10, Nanos: -1}, time.Time{}, false},
+	} {
+		got, err := expiryFromProto(&chatsvcv1.Conversation{ExpireTime: test.expire}, now)
+		if test.ok && err != nil || !got.Equal(test.want) {
+			t.Errorf("%v: %v, %v", test.expire, got, err)
+		}
+		if !test.ok {
+			wantInvalid(t, err, "conversation.expire_time")
+		}
 	}
 }
 
@@ -125,10 +164,11 @@ func TestUpdateConversation(t *testing.T) {
 		{"with the etag, others write", `{"displayName":"new","etag":"1a-3"}`, nil, 1, 1, codes.Aborted, conversation.EtagMismatch},
 		{"with an older etag", `{"displayName":"new","etag":"19-3"}`, nil, 0, 0, codes.Aborted, conversation.EtagMismatch},
 		{"with an etag that is none", `{"displayName":"new","etag":"0-0"}`, nil, 0, 0, codes.Aborted, conversation.EtagMismatch},
-		{"with a head", `{"displayName":"new","headTurn":"turns/0193abcd-ef01-7000-8000-000000000009"}`, nil, 0, 0, codes.Unimplemented, conversation.NotImplemented},
 		{"with the head as it was read", `{"displayName":"new","headTurn":"` + someTurn + `"}`, nil, 0, 1, codes.OK, ""},
 		{"with a head that is not in the mask", `{"displayName":"new","headTurn":"turns/0193abcd-ef01-7000-8000-000000000009"}`, []string{"display_name"}, 0, 1, codes.OK, ""},
-		{"with an end", `{"displayName":"new","expireTime":"2026-05-01T12:00:00Z"}`, nil, 0, 0, codes.Unimplemented, conversation.NotImplemented},
+		{"with an end in the past", `{"displayName":"new","expireTime":"2026-05-01T12:00:00Z"}`, nil, 0, 0, codes.InvalidArgument, conversation.InvalidRequest},
+		{"with an end in the past that is not in the mask", `{"displayName":"new","expireTime":"2026-05-01T12:00:00Z"}`, []string{"display_name"}, 0, 1, codes.OK, ""},
+		{"with a head that is no name", `{"displayName":"new","headTurn":"turns/1"}`, nil, 0, 0, codes.InvalidArgument, conversation.InvalidRequest},
 		{"with a schema", `{"config":{"responseFormat":{"jsonSchema":{"name":"a"}}}}`, nil, 0, 0, codes.Unimplemented, conversation.NotImplemented},
 		{"of what is not there", `{"name":"conversations/0193abcd-ef01-7000-8000-000000000009","displayName":"new","etag":"x"}`, nil, 0, 0, codes.NotFound, conversation.NotFound},
 		{"of nothing", `{"name":""}`, nil, 0, 0, codes.InvalidArgument, conversation.InvalidRequest},
@@ -184,49 +224,131 @@ func TestUpdateConversation(t *testing.T) {
 func TestUpdateIsCheckedAsAWhole(t *testing.T) {
 	c := testConversation()
 	c.Spec.ToolChoice = conversation.ToolChoice{Mode: conversation.ToolChoiceTool, Tool: "f"}
-	err := change(c, &chatsvcv1.UpdateConversationRequest{
-		Conversation: &chatsvcv1.Conversation{Tools: []*chatsvcv1.Tool{{Name: "g"}}},
-	}, []string{"tools"})
+	err := change(c, &chatsvcv1.Conversation{
+		Tools: []*chatsvcv1.Tool{{Name: "g"}},
+	}, []string{"tools"}, time.Now())
 	wantInvalid(t, err, "conversation.tool_choice.tool")
 
 	c = testConversation()
 	c.Spec.Instructions = strings.Repeat("x", 3<<20)
-	err = change(c, &chatsvcv1.UpdateConversationRequest{
-		Conversation: &chatsvcv1.Conversation{Tools: []*chatsvcv1.Tool{{Name: "g", Description: c.Spec.Instructions[:2<<20]}}},
-	}, []string{"tools"})
+	err = change(c, &chatsvcv1.Conversation{
+		Tools: []*chatsvcv1.Tool{{Name: "g", Description: c.Spec.Instructions[:2<<20]}},
+	}, []string{"tools"}, time.Now())
 	wantInvalid(t, err, "conversation.instructions")
 }
 
+// What the store is asked to record, by the path that says so.
+func TestUpdateHeadAndEnd(t *testing.T) {
+	end := time.Date(2126, 1, 1, 0, 0, 0, 0, time.UTC) // as it is
+	later := time.Now().Add(time.Hour).UTC()
+	update := &chatsvcv1.Conversation{Name: someConversation, HeadTurn: formatName(turns, testID(9)), ExpireTime: timestamppb.New(later)}
+	for _, test := range []struct {
+		name     string
+		update   *chatsvcv1.Conversation
+		mask     []string
+		wantHead conversation.ID
+		wantEnd  time.Time
+	}{
+		{"no mask", update, nil, testID(9), later},
+		{"all", update, []string{"*"}, testID(9), later},
+		{"the head", update, []string{"head_turn"}, testID(9), end},
+		{"the end", update, []string{"expire_time"}, testID(1), later},
+		{"neither", update, []string{"display_name"}, testID(1), end},
+		{"no mask, neither set", &chatsvcv1.Conversation{Name: someConversation}, nil, testID(1), end},
+		{"all, neither set", &chatsvcv1.Conversation{Name: someConversation}, []string{"*"}, testID(1), time.Time{}},
+		{"the end, not set", &chatsvcv1.Conversation{Name: someConversation}, []string{"expire_time"}, testID(1), time.Time{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := serve(t, nil, &storeStub{
+				getConversation: func(string, conversation.ID) (*conversation.Conversation, error) {
+					read := testConversation()
+					read.ExpireTime = end
+					return read, nil
+				},
+				updateConversation: func(c *conversation.Conversation) (*conversation.Conversation, error) { return c, nil },
+			})
+			got, err := c.UpdateConversation(as(t, "red"), &chatsvcv1.UpdateConversationRequest{
+				Conversation: test.update, UpdateMask: &fieldmaskpb.FieldMask{Paths: test.mask},
+			})
+			if err != nil || got.GetHeadTurn() != formatName(turns, test.wantHead) || !proto.Equal(got.GetExpireTime(), timeToProto(test.wantEnd)) {
+				t.Errorf("conversation %v, %v", got, err)
+			}
+		})
+	}
+}
+
+// The store says what is wrong, and the handler of which field.
+func TestUpdateHeadRefused(t *testing.T) {
+	other := formatName(turns, testID(9))
+	for _, test := range []struct {
+		head     string
+		err      error
+		code     codes.Code
+		reason   conversation.Reason
+		metadata map[string]string
+	}{
+		{other, conversation.ErrNotFound, codes.NotFound, conversation.NotFound, map[string]string{"field": "conversation.head_turn"}},
+		{other, conversation.ErrInvalidState, codes.FailedPrecondition, conversation.InvalidState, map[string]string{"field": "conversation.head_turn", "turn": other}},
+		{
+			other, &conversation.Error{Reason: conversation.ConversationBusy, Turn: testID(3)}, codes.Aborted, conversation.ConversationBusy,
+			map[string]string{"active_turn": formatName(turns, testID(3))},
+		},
+		{"", conversation.ErrNotFound, codes.NotFound, conversation.NotFound, nil}, // the conversation itself
+		{"turns/00000000-0000-0000-0000-000000000000", nil, codes.NotFound, conversation.NotFound, map[string]string{"field": "conversation.head_turn"}},
+	} {
+		c := serve(t, nil, &storeStub{
+			getConversation:    func(string, conversation.ID) (*conversation.Conversation, error) { return testConversation(), nil },
+			updateConversation: func(c *conversation.Conversation) (*conversation.Conversation, error) { return c, test.err },
+		})
+		_, err := c.UpdateConversation(as(t, "red"), &chatsvcv1.UpdateConversationRequest{
+			Conversation: &chatsvcv1.Conversation{Name: someConversation, HeadTurn: test.head},
+		})
+		if info := wantStatus(t, err, test.code, test.reason); !maps.Equal(info.GetMetadata(), test.metadata) {
+			t.Errorf("%q, %v: metadata %v", test.head, test.err, info.GetMetadata())
+		}
+	}
+}
+
 func TestDeleteConversation(t *testing.T) {
+	busy := func(n byte) string { return "cancel " + string('0'+rune(n)) }
+	round := []string{"delete {0 0}", busy(3)}
 	tests := []struct {
 		name   string
 		etag   string
-		busy   int // how often another turn was faster
+		busy   int // how many turns run or wait
 		want   []string
 		code   codes.Code
 		reason conversation.Reason
 	}{
-		{"without an etag", "", 0, []string{"cancel", "delete {0 0}"}, codes.OK, ""},
-		{"with the etag", "1a-3", 0, []string{"cancel", "delete {26 3}"}, codes.OK, ""},
+		{"without an etag", "", 0, []string{"delete {0 0}"}, codes.OK, ""},
+		{"with the etag", "1a-3", 0, []string{"delete {26 3}"}, codes.OK, ""},
 		{"with an older etag", "1a-2", 0, nil, codes.Aborted, conversation.EtagMismatch},
 		{"with an etag that is none", "0-0", 0, nil, codes.Aborted, conversation.EtagMismatch},
-		{"another turn was faster", "", 1, []string{"cancel", "delete {0 0}", "cancel", "delete {0 0}"}, codes.OK, ""},
-		{"others are always faster", "", 1000, slices.Repeat([]string{"cancel", "delete {0 0}"}, maxTries), codes.Aborted, conversation.ConversationBusy},
+		{"a turn runs", "1a-3", 1, []string{"delete {26 3}", busy(3), "delete {26 3}"}, codes.OK, ""},
+		{
+			"one runs, and the longest queue waits", "", 1 + conversation.MaxQueued,
+			append(slices.Repeat(round, 1+conversation.MaxQueued), "delete {0 0}"), codes.OK, "",
+		},
+		{"others never stop", "", 100_000, slices.Repeat(round, maxCancels), codes.Aborted, conversation.ConversationBusy},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var calls []string
 			c := serve(t,
-				&engineStub{cancelActive: func(_ context.Context, team string, id conversation.ID) error {
-					calls = append(calls, "cancel")
-					return nil
+				&engineStub{cancel: func(_ context.Context, team string, id conversation.ID) (*conversation.Turn, error) {
+					if team != "red" {
+						t.Errorf("cancel in %s", team)
+					}
+					test.busy--
+					calls = append(calls, busy(id[15]))
+					return endedTurn(conversation.Cancelled), nil
 				}},
 				&storeStub{
 					getConversation: func(string, conversation.ID) (*conversation.Conversation, error) { return testConversation(), nil },
-					deleteConversation: func(team string, id conversation.ID, version conversation.Version) error {
+					deleteConversation: func(_ string, _ conversation.ID, version conversation.Version) error {
 						calls = append(calls, fmt.Sprint("delete ", version))
-						if len(calls) <= 2*test.busy {
-							return conversation.ErrConversationBusy
+						if test.busy > 0 {
+							return &conversation.Error{Reason: conversation.ConversationBusy, Message: "m", Turn: testID(3)}
 						}
 						return nil
 					},
@@ -240,6 +362,33 @@ func TestDeleteConversation(t *testing.T) {
 	}
 }
 
+// A turn that is gone when it is to be cancelled is in nobody's way; one that cannot be cancelled is.
+func TestDeleteConversationWhoseTurnIsNotCancelled(t *testing.T) {
+	for _, test := range []struct {
+		err    error
+		code   codes.Code
+		reason conversation.Reason
+	}{
+		{conversation.ErrNotFound, codes.OK, ""},
+		{conversation.ErrStoreUnavailable, codes.Unavailable, conversation.StoreUnavailable},
+	} {
+		deletes := 0
+		c := serve(t,
+			&engineStub{cancel: func(context.Context, string, conversation.ID) (*conversation.Turn, error) { return nil, test.err }},
+			&storeStub{
+				getConversation: func(string, conversation.ID) (*conversation.Conversation, error) { return testConversation(), nil },
+				deleteConversation: func(string, conversation.ID, conversation.Version) error {
+					if deletes++; deletes == 1 {
+						return &conversation.Error{Reason: conversation.ConversationBusy, Turn: testID(3)}
+					}
+					return nil
+				},
+			})
+		_, err := c.DeleteConversation(as(t, "red"), &chatsvcv1.DeleteConversationRequest{Name: someConversation})
+		wantStatus(t, err, test.code, test.reason)
+	}
+}
+
 func TestListMessages(t *testing.T) {
 	sizes := []int{10, 10, 10, 1 << 20, 1 << 20, 3 << 20, 10}
 	c := serve(t, nil, &storeStub{
@@ -248,11 +397,11 @@ func TestListMessages(t *testing.T) {
 				return nil, conversation.ErrNotFound
 			}
 			found := testConversation()
-			found.HeadPosition = int64(len(sizes))
+			found.Head.Position = int64(len(sizes))
 			return found, nil
 		},
 		// As the contract says: the last message may pass maxBytes.
-		listMessages: func(_ string, _ conversation.ID, from int64, limit, maxBytes int) ([]*conversation.StoredMessage, error) {
+		listMessages: func(_ string, _ conversation.ID, _ conversation.Place, from int64, limit, maxBytes int) ([]*conversation.StoredMessage, error) {
 			var found []*conversation.StoredMessage
 			for n := from; n < int64(len(sizes)) && len(found) < limit && maxBytes > 0; n++ {
 				maxBytes -= sizes[n]
@@ -286,19 +435,147 @@ func TestListMessages(t *testing.T) {
 
 	_, err := c.ListMessages(as(t, "blue"), &chatsvcv1.ListMessagesRequest{Parent: someConversation})
 	wantStatus(t, err, codes.NotFound, conversation.NotFound)
-	_, err = c.ListMessages(as(t, "red"), &chatsvcv1.ListMessagesRequest{Parent: someConversation, Turn: someTurn})
-	wantStatus(t, err, codes.Unimplemented, conversation.NotImplemented)
 	_, err = c.ListMessages(as(t, "red"), &chatsvcv1.ListMessagesRequest{Parent: someConversation, PageToken: "x"})
 	wantStatus(t, err, codes.InvalidArgument, conversation.InvalidRequest)
+}
+
+// The line that is listed is the one that ends at the turn.
+func TestListMessagesOfATurn(t *testing.T) {
+	main := conversation.Place{Branch: testID(2), Position: 5, Tokens: 50} // testConversation's
+	branch := conversation.Place{Branch: testID(7), Position: 3, Tokens: 30}
+	turnIn := func(conv conversation.ID, state conversation.State) *conversation.Turn {
+		return &conversation.Turn{ID: testID(7), Conversation: conv, State: state, End: branch}
+	}
+	for _, test := range []struct {
+		name   string
+		turn   string
+		found  *conversation.Turn
+		want   conversation.Place
+		code   codes.Code
+		reason conversation.Reason
+	}{
+		{"none", "", nil, main, codes.OK, ""},
+		{"the head, whoever's it is", someTurn, nil, main, codes.OK, ""},
+		{"a branch's", formatName(turns, testID(7)), turnIn(testID(2), conversation.Completed), branch, codes.OK, ""},
+		{"a failed one", formatName(turns, testID(7)), turnIn(testID(2), conversation.Failed), branch, codes.OK, ""},
+		{"one that runs", formatName(turns, testID(7)), turnIn(testID(2), conversation.Running), main, codes.FailedPrecondition, conversation.InvalidState},
+		{"one that waits", formatName(turns, testID(7)), turnIn(testID(2), conversation.Queued), main, codes.FailedPrecondition, conversation.InvalidState},
+		{"another conversation's", formatName(turns, testID(7)), turnIn(testID(8), conversation.Completed), main, codes.NotFound, conversation.NotFound},
+		{"a one-shot", formatName(turns, testID(7)), turnIn(conversation.ID{}, conversation.Completed), main, codes.NotFound, conversation.NotFound},
+		{"an unknown one", formatName(turns, testID(7)), nil, main, codes.NotFound, conversation.NotFound},
+		{"zeros", "turns/00000000-0000-0000-0000-000000000000", nil, main, codes.NotFound, conversation.NotFound},
+		{"no name", "turns/7", nil, main, codes.InvalidArgument, conversation.InvalidRequest},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := serve(t, nil, &storeStub{
+				getConversation: func(string, conversation.ID) (*conversation.Conversation, error) { return testConversation(), nil },
+				getTurn: func(team string, id conversation.ID, _ bool) (*conversation.Turn, error) {
+					if team != "red" || id != testID(7) || test.found == nil {
+						return nil, conversation.ErrNotFound
+					}
+					return test.found, nil
+				},
+				listMessages: func(_ string, id conversation.ID, before conversation.Place, from int64, _, _ int) ([]*conversation.StoredMessage, error) {
+					if id != testID(2) || before != test.want {
+						t.Errorf("messages of %v before %v", id, before)
+					}
+					return []*conversation.StoredMessage{{Position: from}}, nil
+				},
+			})
+			in := &chatsvcv1.ListMessagesRequest{Parent: someConversation, Turn: test.turn}
+			for n := int64(1); ; n++ {
+				page, err := c.ListMessages(as(t, "red"), in)
+				info := wantStatus(t, err, test.code, test.reason)
+				if test.code != codes.OK {
+					if info.GetMetadata()["field"] != "turn" {
+						t.Errorf("metadata %v", info.GetMetadata())
+					}
+					return
+				}
+				if in.PageToken = page.GetNextPageToken(); in.GetPageToken() == "" {
+					if n != test.want.Position {
+						t.Errorf("%d messages, want %d", n, test.want.Position)
+					}
+					return
+				}
+				_, err = c.ListMessages(as(t, "red"), &chatsvcv1.ListMessagesRequest{
+					Parent: someConversation, Turn: formatName(turns, testID(9)), PageToken: in.GetPageToken(),
+				})
+				wantStatus(t, err, codes.InvalidArgument, conversation.InvalidRequest)
+			}
+		})
+	}
+}
+
+func TestForkConversation(t *testing.T) {
+	var stored *conversation.Conversation
+	var upTo conversation.ID
+	c := serve(t, nil, &storeStub{
+		getConversation: func(team string, id conversation.ID) (*conversation.Conversation, error) {
+			if team != "red" || id != testID(2) {
+				return nil, conversation.ErrNotFound
+			}
+			source := testConversation()
+			source.ExpireTime = time.Now().Add(time.Hour)
+			return source, nil
+		},
+		forkConversation: func(c *conversation.Conversation, from, turn conversation.ID) error {
+			switch {
+			case from != testID(2):
+				t.Errorf("fork of %v", from)
+			case turn == testID(7):
+				return conversation.ErrNotFound
+			case turn == testID(8):
+				return conversation.ErrInvalidState
+			}
+			stored, upTo = c, turn
+			c.HeadTurn, c.Version, c.UpdateTime = testID(1), conversation.Version{Spec: 1, Head: 1}, c.CreateTime
+			return nil
+		},
+	})
+	for name, want := range map[string]conversation.ID{"": {}, formatName(turns, testID(5)): testID(5)} {
+		got, err := c.ForkConversation(as(t, "red"), &chatsvcv1.ForkConversationRequest{Name: someConversation, Turn: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if upTo != want || stored.Team != "red" || stored.ID == testID(2) || stored.ID[6]>>4 != 7 || !stored.ExpireTime.IsZero() {
+			t.Errorf("up to %v: %+v", upTo, stored)
+		}
+		if !proto.Equal(got, conversationToProto(stored)) || got.GetDisplayName() != "old" || got.GetInstructions() != "old" || got.GetHeadTurn() != someTurn {
+			t.Errorf("conversation %v", got)
+		}
+	}
+
+	for _, test := range []struct {
+		team, name, turn string
+		code             codes.Code
+		reason           conversation.Reason
+		metadata         map[string]string
+	}{
+		{"blue", someConversation, "", codes.NotFound, conversation.NotFound, nil},
+		{"red", formatName(conversations, testID(9)), someTurn, codes.NotFound, conversation.NotFound, nil},
+		{"red", "conversations/1", "", codes.InvalidArgument, conversation.InvalidRequest, map[string]string{"field": "name"}},
+		{"red", someConversation, "turns/1", codes.InvalidArgument, conversation.InvalidRequest, map[string]string{"field": "turn"}},
+		{"red", someConversation, formatName(turns, testID(7)), codes.NotFound, conversation.NotFound, map[string]string{"field": "turn"}},
+		{"red", someConversation, "turns/00000000-0000-0000-0000-000000000000", codes.NotFound, conversation.NotFound, map[string]string{"field": "turn"}},
+		{
+			"red", someConversation, formatName(turns, testID(8)), codes.FailedPrecondition, conversation.InvalidState,
+			map[string]string{"field": "turn", "turn": formatName(turns, testID(8))},
+		},
+	} {
+		_, err := c.ForkConversation(as(t, test.team), &chatsvcv1.ForkConversationRequest{Name: test.name, Turn: test.turn})
+		if info := wantStatus(t, err, test.code, test.reason); !maps.Equal(info.GetMetadata(), test.metadata) {
+			t.Errorf("%s %s: metadata %v", test.name, test.turn, info.GetMetadata())
+		}
+	}
 }
 
 func TestMethodsOfLaterReleases(t *testing.T) {
 	c := serve(t, nil, nil)
 	ctx := as(t, "red")
 	for name, call := range map[string]func() error{
-		"EstimateTurn":     func() error { _, err := c.EstimateTurn(ctx, &chatsvcv1.EstimateTurnRequest{}); return err },
-		"ForkConversation": func() error { _, err := c.ForkConversation(ctx, &chatsvcv1.ForkConversationRequest{}); return err },
-		"GetCaller":        func() error { _, err := c.GetCaller(ctx, &chatsvcv1.GetCallerRequest{}); return err },
+		"EstimateTurn": func() error { _, err := c.EstimateTurn(ctx, &chatsvcv1.EstimateTurnRequest{}); return err },
+		"GetCaller":    func() error { _, err := c.GetCaller(ctx, &chatsvcv1.GetCallerRequest{}); return err },
 		"ListEffectiveLimits": func() error {
 			_, err := c.ListEffectiveLimits(ctx, &chatsvcv1.ListEffectiveLimitsRequest{})
 			return err
@@ -358,6 +635,10 @@ func TestNoPrincipal(t *testing.T) {
 		},
 		"DeleteConversation": func() error {
 			_, err := c.DeleteConversation(ctx, &chatsvcv1.DeleteConversationRequest{Name: someConversation})
+			return err
+		},
+		"ForkConversation": func() error {
+			_, err := c.ForkConversation(ctx, &chatsvcv1.ForkConversationRequest{Name: someConversation})
 			return err
 		},
 		"ListMessages": func() error {

@@ -54,15 +54,22 @@ func turnRequest(in *chatsvcv1.CreateTurnRequest, streamed bool) (*turn.Request,
 		return nil, err
 	}
 	r := &turn.Request{
+		RequestID:    in.GetRequestId(),
 		Instructions: in.Instructions,
 		Model:        in.GetModel(),
 		Config:       configFromProto(in.GetConfig()),
 		Labels:       in.GetLabels(),
+		OnConflict:   onConflict(in),
 		OnDisconnect: onDisconnect(in),
 	}
 	var err error
 	if name := in.GetConversation(); name != "" {
 		if r.Conversation, err = parseName(conversations, "conversation", name); err != nil {
+			return nil, err
+		}
+	}
+	if name := in.GetBaseTurn(); name != "" {
+		if r.BaseTurn, err = parseName(turns, "base_turn", name); err != nil {
 			return nil, err
 		}
 	}
@@ -75,31 +82,40 @@ func turnRequest(in *chatsvcv1.CreateTurnRequest, streamed bool) (*turn.Request,
 	if r.ToolChoice, err = toolChoiceFromProto("tool_choice", in.GetToolChoice(), r.Tools); err != nil {
 		return nil, err
 	}
-	if in.GetWait() == chatsvcv1.Wait_WAIT_NO_WAIT {
-		switch {
-		case streamed:
-			return nil, invalid("wait", "cannot be WAIT_NO_WAIT on StreamTurn")
-		case in.GetOnDisconnect() == chatsvcv1.OnDisconnect_ON_DISCONNECT_CANCEL:
-			return nil, invalid("wait", "cannot be WAIT_NO_WAIT with ON_DISCONNECT_CANCEL")
-		}
+	if err := checkDelivery(in, r, streamed); err != nil {
+		return nil, err
 	}
 	if what := laterThanThisRelease(in); what != "" {
 		return nil, notImplemented(what)
 	}
+	if r.RequestID != "" {
+		r.Fingerprint = fingerprint(in)
+	}
 	return r, nil
+}
+
+// checkDelivery refuses what a request says of where its turn goes and who waits for it, where that is at odds.
+func checkDelivery(in *chatsvcv1.CreateTurnRequest, r *turn.Request, streamed bool) error {
+	noWait := in.GetWait() == chatsvcv1.Wait_WAIT_NO_WAIT
+	switch {
+	case r.Conversation.IsZero() && !r.BaseTurn.IsZero():
+		return invalid("base_turn", "needs a conversation: a one-shot turn continues nothing")
+	case r.Conversation.IsZero() && r.OnConflict != turn.Reject:
+		return invalid("on_conflict", "needs a conversation: nothing is in the way of a one-shot turn")
+	case r.OnConflict == turn.Queue && !r.BaseTurn.IsZero():
+		return invalid("on_conflict", "cannot be ON_CONFLICT_QUEUE with base_turn: a turn that waits continues the head as it is then")
+	case noWait && streamed:
+		return invalid("wait", "cannot be WAIT_NO_WAIT on StreamTurn")
+	case noWait && r.OnDisconnect == conversation.DisconnectCancel:
+		return invalid("wait", "cannot be WAIT_NO_WAIT with ON_DISCONNECT_CANCEL")
+	default:
+		return nil
+	}
 }
 
 // laterThanThisRelease names a field of the request whose behaviour comes with a later release; empty if there is none.
 func laterThanThisRelease(in *chatsvcv1.CreateTurnRequest) string {
 	switch {
-	case in.GetRequestId() != "":
-		return "request_id"
-	case in.GetBaseTurn() != "":
-		return "base_turn"
-	case in.GetOnConflict() == chatsvcv1.OnConflict_ON_CONFLICT_QUEUE, in.GetOnConflict() == chatsvcv1.OnConflict_ON_CONFLICT_FORK:
-		return "on_conflict: " + in.GetOnConflict().String()
-	case in.GetWait() == chatsvcv1.Wait_WAIT_NO_WAIT:
-		return "wait: " + in.GetWait().String()
 	case in.GetAllowOutputReset():
 		return "allow_output_reset"
 	case in.MaxCostNanoUsd != nil:
@@ -117,6 +133,17 @@ func laterThanThisRelease(in *chatsvcv1.CreateTurnRequest) string {
 		}
 	}
 	return ""
+}
+
+func onConflict(in *chatsvcv1.CreateTurnRequest) turn.OnConflict {
+	switch in.GetOnConflict() {
+	case chatsvcv1.OnConflict_ON_CONFLICT_QUEUE:
+		return turn.Queue
+	case chatsvcv1.OnConflict_ON_CONFLICT_FORK:
+		return turn.Fork
+	default:
+		return turn.Reject
+	}
 }
 
 func onDisconnect(in *chatsvcv1.CreateTurnRequest) conversation.OnDisconnect {

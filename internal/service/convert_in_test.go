@@ -13,6 +13,7 @@ import (
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
 	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/turn"
 )
 
 // fromJSON reads a message from the JSON that grpcurl takes.
@@ -69,8 +70,14 @@ func TestTurnRequestRefuses(t *testing.T) {
 		{`{"text":"a","toolChoice":{"tool":"f"}}`, "tool_choice.tool"},
 		{`{"text":"a","tools":[{"name":"f"}],"toolChoice":{"mode":"MODE_TOOL","tool":"g"}}`, "tool_choice.tool"},
 		{`{"text":"a","wait":"WAIT_NO_WAIT","onDisconnect":"ON_DISCONNECT_CANCEL"}`, "wait"},
+		{`{"text":"a","conversation":"` + someConversation + `","baseTurn":"turns/1"}`, "base_turn"},
+		{`{"text":"a","baseTurn":"` + someTurn + `"}`, "base_turn"},
+		{`{"text":"a","onConflict":"ON_CONFLICT_QUEUE"}`, "on_conflict"},
+		{`{"text":"a","onConflict":"ON_CONFLICT_FORK"}`, "on_conflict"},
+		{`{"text":"a","conversation":"` + someConversation + `","baseTurn":"` + someTurn + `","onConflict":"ON_CONFLICT_QUEUE"}`, "on_conflict"},
 		// What is wrong is said before what comes later.
-		{`{"requestId":"a"}`, "text"},
+		{`{"allowOutputReset":true}`, "text"},
+		{`{"text":"a","baseTurn":"` + someTurn + `","allowOutputReset":true}`, "base_turn"},
 	}
 	for _, test := range tests {
 		_, err := turnRequest(fromJSON(t, test.request, &chatsvcv1.CreateTurnRequest{}), false)
@@ -102,11 +109,6 @@ func TestTurnRequestTooLarge(t *testing.T) {
 
 func TestTurnRequestSaysWhatComesLater(t *testing.T) {
 	for _, test := range []struct{ field, set string }{
-		{"request_id", `"requestId":"a"`},
-		{"base_turn", `"baseTurn":"` + someTurn + `"`},
-		{"on_conflict: ON_CONFLICT_QUEUE", `"onConflict":"ON_CONFLICT_QUEUE"`},
-		{"on_conflict: ON_CONFLICT_FORK", `"onConflict":"ON_CONFLICT_FORK"`},
-		{"wait: WAIT_NO_WAIT", `"wait":"WAIT_NO_WAIT"`},
 		{"allow_output_reset", `"allowOutputReset":true`},
 		{"max_cost_nano_usd", `"maxCostNanoUsd":"0"`},
 		{"min_output_tokens", `"minOutputTokens":1`},
@@ -211,6 +213,28 @@ func TestTurnRequest(t *testing.T) {
 		}
 		if !proto.Equal(m, want) {
 			t.Errorf("message %d comes back as %v, want %v", i, m, want)
+		}
+	}
+}
+
+func TestTurnRequestDelivery(t *testing.T) {
+	const in = `{"text":"a","conversation":"` + someConversation + `"`
+	for _, test := range []struct {
+		request    string
+		baseTurn   conversation.ID
+		onConflict turn.OnConflict
+	}{
+		{in + `}`, conversation.ID{}, turn.Reject},
+		{in + `,"onConflict":"ON_CONFLICT_REJECT"}`, conversation.ID{}, turn.Reject},
+		{in + `,"baseTurn":"` + someTurn + `"}`, testID(1), turn.Reject},
+		{in + `,"onConflict":"ON_CONFLICT_QUEUE"}`, conversation.ID{}, turn.Queue},
+		{in + `,"onConflict":"ON_CONFLICT_FORK"}`, conversation.ID{}, turn.Fork},
+		{in + `,"onConflict":"ON_CONFLICT_FORK","baseTurn":"` + someTurn + `"}`, testID(1), turn.Fork},
+		{`{"text":"a","onConflict":"ON_CONFLICT_REJECT"}`, conversation.ID{}, turn.Reject},
+	} {
+		got, err := turnRequest(fromJSON(t, test.request, &chatsvcv1.CreateTurnRequest{}), true)
+		if err != nil || got.BaseTurn != test.baseTurn || got.OnConflict != test.onConflict {
+			t.Errorf("%s: %+v, %v", test.request, got, err)
 		}
 	}
 }

@@ -53,6 +53,7 @@ func turnToProto(t *conversation.Turn, view chatsvcv1.TurnView) *chatsvcv1.Turn 
 	if view == chatsvcv1.TurnView_TURN_VIEW_BASIC {
 		return out
 	}
+	out.ContentExpired = t.ContentExpired
 	out.Output = messagesToProto(t.Output)
 	if text := t.OutputText(); len(text) <= maxOutputText {
 		out.OutputText = text
@@ -171,6 +172,7 @@ func conversationToProto(c *conversation.Conversation) *chatsvcv1.Conversation {
 	out.Etag = formatEtag(c.Version)
 	out.CreateTime = timeToProto(c.CreateTime)
 	out.UpdateTime = timeToProto(c.UpdateTime)
+	out.ExpireTime = timeToProto(c.ExpireTime)
 	return out
 }
 

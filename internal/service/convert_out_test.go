@@ -109,6 +109,17 @@ func TestTurnViews(t *testing.T) {
 	}
 }
 
+// Content that is gone must not look like an answer that says nothing.
+func TestContentExpired(t *testing.T) {
+	ended := endedTurn(conversation.Completed)
+	ended.Input, ended.Output, ended.ContentExpired = nil, nil, true
+	for _, view := range []chatsvcv1.TurnView{chatsvcv1.TurnView_TURN_VIEW_OUTPUT, chatsvcv1.TurnView_TURN_VIEW_FULL} {
+		if got := turnToProto(ended, view); !got.GetContentExpired() || got.GetOutput() != nil {
+			t.Errorf("%v: %v", view, got)
+		}
+	}
+}
+
 func TestTurnErrorIsSetOnlyIfFailed(t *testing.T) {
 	for state := conversation.Queued; state <= conversation.Cancelled; state++ {
 		ended := endedTurn(state)
@@ -145,6 +156,7 @@ func TestEvents(t *testing.T) {
 		{conversation.Event{Kind: conversation.EventOutputReset}, `"outputReset":{}`},
 		{conversation.Event{Kind: conversation.NoteHeartbeat}, `"heartbeat":{}`},
 		{conversation.Event{Kind: conversation.NoteDraining}, `"draining":{}`},
+		{conversation.Event{Kind: conversation.NoteQueueUpdate, Ahead: 3}, `"queueUpdate":{"position":3}`},
 	} {
 		test.event.Sequence, test.event.Time = 9, at
 		want := fromJSON(t, `{"sequence":"9","eventTime":"2026-05-01T12:00:00.000000005Z",`+test.want+`}`, &chatsvcv1.TurnEvent{})

@@ -31,12 +31,12 @@ func codeOf(reason conversation.Reason) (code codes.Code, ok bool) {
 		return codes.PermissionDenied, true
 	case conversation.NotFound:
 		return codes.NotFound, true
-	case "REQUEST_ID_REUSED":
+	case conversation.RequestIDReused:
 		return codes.AlreadyExists, true
-	case conversation.ConversationBusy, conversation.EtagMismatch, "STALE_BASE_TURN":
+	case conversation.ConversationBusy, conversation.EtagMismatch, conversation.StaleBaseTurn:
 		return codes.Aborted, true
 	case conversation.ToolCallsUnanswered, conversation.ContextTooLong, conversation.InvalidState,
-		"CONTENT_EXPIRED", "PRICE_UNKNOWN", "COST_CAP_TOO_LOW":
+		conversation.ContentExpired, "PRICE_UNKNOWN", "COST_CAP_TOO_LOW":
 		return codes.FailedPrecondition, true
 	case "RATE_LIMITED", "BUDGET_EXHAUSTED", "BUDGET_HELD":
 		return codes.ResourceExhausted, true
@@ -130,7 +130,7 @@ func details(e *conversation.Error) []proto.Message {
 		// Not `turn`: that is the turn which the call is about, and this is the one in its way.
 		add("active_turn", turn)
 		if turn != "" {
-			all = append(all, &errdetails.ResourceInfo{ResourceType: "chatsvc.v1.Turn", ResourceName: turn, Description: "the turn that runs"})
+			all = append(all, &errdetails.ResourceInfo{ResourceType: "chatsvc.v1.Turn", ResourceName: turn, Description: "the turn that runs, or waits"})
 		}
 	case conversation.ToolCallsUnanswered:
 		add("turn", turn)
@@ -203,6 +203,19 @@ func aboutTurn(err error, id conversation.ID) error {
 	named := *e
 	named.Turn = id
 	return &named
+}
+
+// aboutTurnIn says of NOT_FOUND and INVALID_STATE that they are about the turn that a request names in a field: the store
+// does not know the request. The words for a turn that is not found are the same for every name.
+func aboutTurnIn(field string, id conversation.ID, err error) error {
+	switch {
+	case errors.Is(err, conversation.ErrNotFound):
+		return &conversation.Error{Reason: conversation.NotFound, Message: "no such turn in the conversation", Field: field, Cause: err}
+	case errors.Is(err, conversation.ErrInvalidState):
+		return &conversation.Error{Reason: conversation.InvalidState, Message: "the turn has not ended", Field: field, Turn: id, Cause: err}
+	default:
+		return err
+	}
 }
 
 // errorOf returns why an ended turn has no answer, or nil if it has one. Turn.error and the status of CreateTurn and

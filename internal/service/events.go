@@ -58,6 +58,10 @@ func eventToProto(e *conversation.Event) *chatsvcv1.TurnEvent {
 		out.Event = &chatsvcv1.TurnEvent_Heartbeat{Heartbeat: &chatsvcv1.Heartbeat{}}
 	case conversation.NoteDraining:
 		out.Event = &chatsvcv1.TurnEvent_Draining{Draining: &chatsvcv1.Draining{}}
+	case conversation.NoteQueueUpdate:
+		out.Event = &chatsvcv1.TurnEvent_QueueUpdate{QueueUpdate: &chatsvcv1.QueueUpdate{
+			Position: int32(e.Ahead), //nolint:gosec // At most conversation.MaxQueued.
+		}}
 	default: // none; the deltas above are done
 	}
 	return out

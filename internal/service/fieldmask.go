@@ -11,24 +11,27 @@ import (
 
 // settable returns the fields of a conversation that callers set, as a mask names them.
 func settable() []string {
-	return []string{"display_name", "instructions", "model", "config", "tools", "tool_choice", "labels"}
+	return []string{"display_name", "instructions", "model", "config", "tools", "tool_choice", "labels", "head_turn", "expire_time"}
 }
 
 // maskPaths checks the paths of an update mask and spells out what no mask and `*` mean: the fields that are set in the
-// conversation, and all of them.
+// conversation, and all of them. Of a conversation that came without its head, `*` leaves the head alone, because no
+// conversation that has turns can be without one.
 func maskPaths(paths []string, in *chatsvcv1.Conversation) ([]string, error) {
+	fields := in.ProtoReflect().Descriptor().Fields()
+	unset := func(path string) bool { return !in.ProtoReflect().Has(fields.ByName(protoreflect.Name(path))) }
 	switch {
 	case len(paths) == 0:
-		fields := in.ProtoReflect().Descriptor().Fields()
-		return slices.DeleteFunc(settable(), func(path string) bool {
-			return !in.ProtoReflect().Has(fields.ByName(protoreflect.Name(path)))
-		}), nil
+		return slices.DeleteFunc(settable(), unset), nil
 	case slices.Equal(paths, []string{"*"}):
-		return settable(), nil
+		return slices.DeleteFunc(settable(), func(path string) bool { return path == "head_turn" && unset(path) }), nil
 	}
 	for _, path := range paths {
 		if err := checkPath(path); err != nil {
 			return nil, err
+		}
+		if path == "head_turn" && unset(path) {
+			return nil, invalid("conversation.head_turn", "must be a turn: the head cannot be cleared")
 		}
 	}
 	return paths, nil
@@ -39,8 +42,6 @@ func checkPath(path string) error {
 	switch top, rest, nested := strings.Cut(path, "."); {
 	case path == "*":
 		return invalid("update_mask", "must have no other path next to *")
-	case top == "head_turn", top == "expire_time":
-		return notImplemented("update_mask: " + top)
 	case slices.Contains([]string{"name", "active_turn", "etag", "create_time", "update_time"}, top):
 		return invalid("update_mask", "names %s, which cannot be set", top)
 	case !slices.Contains(settable(), top):

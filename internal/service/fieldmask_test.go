@@ -1,29 +1,31 @@
 package service
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
-	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
 func TestUpdateMask(t *testing.T) {
-	const stored = `{"displayName":"old","instructions":"old","config":{"temperature":1,"topP":0.5},"labels":{"a":"1"}}`
+	const stored = `{"displayName":"old","instructions":"old","config":{"temperature":1,"topP":0.5},"labels":{"a":"1"},"headTurn":"old","expireTime":"2126-01-01T00:00:00Z"}`
 	tests := []struct {
 		name, mask, update, want string
 	}{
-		{"named and set", "display_name", `{"displayName":"new"}`, `{"displayName":"new","instructions":"old","config":{"temperature":1,"topP":0.5},"labels":{"a":"1"}}`},
-		{"named and unset", "display_name,labels,config", `{}`, `{"instructions":"old"}`},
-		{"set and not named", "display_name", `{"displayName":"new","instructions":"new"}`, `{"displayName":"new","instructions":"old","config":{"temperature":1,"topP":0.5},"labels":{"a":"1"}}`},
-		{"no mask: what is set", "", `{"labels":{"b":"2"},"config":{"seed":"1"}}`, `{"displayName":"old","instructions":"old","config":{"seed":"1"},"labels":{"b":"2"}}`},
-		{"all", "*", `{"model":"m"}`, `{"model":"m"}`},
-		{"a field of config", "config.temperature", `{"config":{"temperature":0,"topP":1}}`, `{"displayName":"old","instructions":"old","config":{"temperature":0,"topP":0.5},"labels":{"a":"1"}}`},
-		{"a field of config, unset", "config.temperature,config.seed", `{}`, `{"displayName":"old","instructions":"old","config":{"topP":0.5},"labels":{"a":"1"}}`},
-		{"config and its field", "config,config.seed", `{"config":{"seed":"1"}}`, `{"displayName":"old","instructions":"old","config":{"seed":"1"},"labels":{"a":"1"}}`},
+		{"named and set", "display_name", `{"displayName":"new"}`, `{"displayName":"new","instructions":"old","config":{"temperature":1,"topP":0.5},"labels":{"a":"1"},"headTurn":"old","expireTime":"2126-01-01T00:00:00Z"}`},
+		{"named and unset", "display_name,labels,config", `{}`, `{"instructions":"old","headTurn":"old","expireTime":"2126-01-01T00:00:00Z"}`},
+		{"set and not named", "display_name", `{"displayName":"new","instructions":"new"}`, `{"displayName":"new","instructions":"old","config":{"temperature":1,"topP":0.5},"labels":{"a":"1"},"headTurn":"old","expireTime":"2126-01-01T00:00:00Z"}`},
+		{"no mask: what is set", "", `{"labels":{"b":"2"},"config":{"seed":"1"}}`, `{"displayName":"old","instructions":"old","config":{"seed":"1"},"labels":{"b":"2"},"headTurn":"old","expireTime":"2126-01-01T00:00:00Z"}`},
+		{"all", "*", `{"model":"m"}`, `{"model":"m","headTurn":"old"}`},
+		{"all, and a head", "*", `{"headTurn":"new"}`, `{"headTurn":"new"}`},
+		{"a head", "head_turn", `{"model":"m","headTurn":"new"}`, `{"displayName":"old","instructions":"old","config":{"temperature":1,"topP":0.5},"labels":{"a":"1"},"headTurn":"new","expireTime":"2126-01-01T00:00:00Z"}`},
+		{"an end, unset", "expire_time", `{"headTurn":"new"}`, `{"displayName":"old","instructions":"old","config":{"temperature":1,"topP":0.5},"labels":{"a":"1"},"headTurn":"old"}`},
+		{"no mask: a head and an end", "", `{"headTurn":"new","expireTime":"2127-01-01T00:00:00Z"}`, `{"displayName":"old","instructions":"old","config":{"temperature":1,"topP":0.5},"labels":{"a":"1"},"headTurn":"new","expireTime":"2127-01-01T00:00:00Z"}`},
+		{"a field of config", "config.temperature", `{"config":{"temperature":0,"topP":1}}`, `{"displayName":"old","instructions":"old","config":{"temperature":0,"topP":0.5},"labels":{"a":"1"},"headTurn":"old","expireTime":"2126-01-01T00:00:00Z"}`},
+		{"a field of config, unset", "config.temperature,config.seed", `{}`, `{"displayName":"old","instructions":"old","config":{"topP":0.5},"labels":{"a":"1"},"headTurn":"old","expireTime":"2126-01-01T00:00:00Z"}`},
+		{"config and its field", "config,config.seed", `{"config":{"seed":"1"}}`, `{"displayName":"old","instructions":"old","config":{"seed":"1"},"labels":{"a":"1"},"headTurn":"old","expireTime":"2126-01-01T00:00:00Z"}`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -52,19 +54,15 @@ func TestUpdateMask(t *testing.T) {
 func TestUpdateMaskRefuses(t *testing.T) {
 	for _, path := range []string{
 		"", "nothing", "displayName", "name", "active_turn", "etag", "create_time", "update_time", "create_time.seconds",
-		"labels.a", "tools.name", "display_name.", "config.", "config.nothing", "config.response_format.text", "*.config",
+		"labels.a", "tools.name", "expire_time.seconds", "head_turn.name", "display_name.", "config.", "config.nothing", "config.response_format.text", "*.config",
 	} {
 		_, err := maskPaths([]string{"model", path}, &chatsvcv1.Conversation{})
 		wantInvalid(t, err, "update_mask")
 	}
 	_, err := maskPaths([]string{"*", "model"}, &chatsvcv1.Conversation{})
 	wantInvalid(t, err, "update_mask")
-	for _, path := range []string{"head_turn", "expire_time", "expire_time.seconds"} {
-		_, err := maskPaths([]string{path}, &chatsvcv1.Conversation{})
-		if !errors.Is(err, &conversation.Error{Reason: conversation.NotImplemented}) {
-			t.Errorf("%s: %v, want NOT_IMPLEMENTED", path, err)
-		}
-	}
+	_, err = maskPaths([]string{"model", "head_turn"}, &chatsvcv1.Conversation{Model: "m"})
+	wantInvalid(t, err, "conversation.head_turn")
 }
 
 // Every field of a conversation is either settable or refused, each for a reason: none is unknown.

@@ -82,10 +82,9 @@ func as(t *testing.T, team string) context.Context {
 
 // engineStub is an engine whose methods a test sets; one that is not set must not be called.
 type engineStub struct {
-	start        func(ctx context.Context, r *turn.Request) (reader, error)
-	watch        func(ctx context.Context, team string, id conversation.ID, after int64) (reader, error)
-	cancel       func(ctx context.Context, team string, id conversation.ID) (*conversation.Turn, error)
-	cancelActive func(ctx context.Context, team string, id conversation.ID) error
+	start  func(ctx context.Context, r *turn.Request) (reader, error)
+	watch  func(ctx context.Context, team string, id conversation.ID, after int64) (reader, error)
+	cancel func(ctx context.Context, team string, id conversation.ID) (*conversation.Turn, error)
 }
 
 func (e *engineStub) Start(ctx context.Context, r *turn.Request) (reader, error) {
@@ -100,21 +99,18 @@ func (e *engineStub) Cancel(ctx context.Context, team string, id conversation.ID
 	return e.cancel(ctx, team, id)
 }
 
-func (e *engineStub) CancelActive(ctx context.Context, team string, id conversation.ID) error {
-	return e.cancelActive(ctx, team, id)
-}
-
 // storeStub is a store whose methods a test sets; one that is not set must not be called.
 type storeStub struct {
 	Store
 	getConversation    func(team string, id conversation.ID) (*conversation.Conversation, error)
 	createConversation func(c *conversation.Conversation) error
+	forkConversation   func(c *conversation.Conversation, from, turn conversation.ID) error
 	listConversations  func(team string, before conversation.ID, limit int) ([]*conversation.Conversation, error)
 	updateConversation func(c *conversation.Conversation) (*conversation.Conversation, error)
 	deleteConversation func(team string, id conversation.ID, version conversation.Version) error
-	listMessages       func(team string, id conversation.ID, from int64, limit, maxBytes int) ([]*conversation.StoredMessage, error)
+	listMessages       func(team string, id conversation.ID, before conversation.Place, from int64, limit, maxBytes int) ([]*conversation.StoredMessage, error)
 	getTurn            func(team string, id conversation.ID, content bool) (*conversation.Turn, error)
-	listTurns          func(team string, conv, before conversation.ID, limit int) ([]*conversation.Turn, error)
+	listTurns          func(team string, filter conversation.TurnFilter, before conversation.ID, limit int) ([]*conversation.Turn, error)
 	deleteTurn         func(team string, id conversation.ID) error
 }
 
@@ -124,6 +120,10 @@ func (s *storeStub) GetConversation(_ context.Context, team string, id conversat
 
 func (s *storeStub) CreateConversation(_ context.Context, c *conversation.Conversation) error {
 	return s.createConversation(c)
+}
+
+func (s *storeStub) ForkConversation(_ context.Context, c *conversation.Conversation, from, turn conversation.ID) error {
+	return s.forkConversation(c, from, turn)
 }
 
 func (s *storeStub) ListConversations(_ context.Context, team string, before conversation.ID, limit int) ([]*conversation.Conversation, error) {
@@ -138,16 +138,20 @@ func (s *storeStub) DeleteConversation(_ context.Context, team string, id conver
 	return s.deleteConversation(team, id, version)
 }
 
-func (s *storeStub) ListMessages(_ context.Context, team string, id conversation.ID, from int64, limit, maxBytes int) ([]*conversation.StoredMessage, error) {
-	return s.listMessages(team, id, from, limit, maxBytes)
+func (s *storeStub) ListMessages(
+	_ context.Context, team string, id conversation.ID, before conversation.Place, from int64, limit, maxBytes int,
+) ([]*conversation.StoredMessage, error) {
+	return s.listMessages(team, id, before, from, limit, maxBytes)
 }
 
 func (s *storeStub) GetTurn(_ context.Context, team string, id conversation.ID, content bool) (*conversation.Turn, error) {
 	return s.getTurn(team, id, content)
 }
 
-func (s *storeStub) ListTurns(_ context.Context, team string, conv, before conversation.ID, limit int) ([]*conversation.Turn, error) {
-	return s.listTurns(team, conv, before, limit)
+func (s *storeStub) ListTurns(
+	_ context.Context, team string, filter conversation.TurnFilter, before conversation.ID, limit int,
+) ([]*conversation.Turn, error) {
+	return s.listTurns(team, filter, before, limit)
 }
 
 func (s *storeStub) DeleteTurn(_ context.Context, team string, id conversation.ID) error {
@@ -178,6 +182,14 @@ func (r *tape) Next(ctx context.Context) ([]conversation.Event, error) {
 	next := r.events[:min(2, len(r.events))]
 	r.events = r.events[len(next):]
 	return next, nil
+}
+
+func (r *tape) End(ctx context.Context) (*conversation.Turn, error) {
+	if n := len(r.events); n > 0 && r.events[n-1].Kind == conversation.EventTerminal {
+		return r.events[n-1].Turn, nil
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
 }
 
 func (r *tape) Close() { close(r.closed) }

@@ -16,13 +16,14 @@ import (
 // Store is what the handlers need of conversation.Store.
 type Store interface {
 	CreateConversation(ctx context.Context, c *conversation.Conversation) error
+	ForkConversation(ctx context.Context, c *conversation.Conversation, from, turn conversation.ID) error
 	GetConversation(ctx context.Context, team string, id conversation.ID) (*conversation.Conversation, error)
 	ListConversations(ctx context.Context, team string, before conversation.ID, limit int) ([]*conversation.Conversation, error)
 	UpdateConversation(ctx context.Context, c *conversation.Conversation) (*conversation.Conversation, error)
 	DeleteConversation(ctx context.Context, team string, id conversation.ID, version conversation.Version) error
-	ListMessages(ctx context.Context, team string, id conversation.ID, from int64, limit, maxBytes int) ([]*conversation.StoredMessage, error)
+	ListMessages(ctx context.Context, team string, id conversation.ID, before conversation.Place, from int64, limit, maxBytes int) ([]*conversation.StoredMessage, error)
 	GetTurn(ctx context.Context, team string, id conversation.ID, content bool) (*conversation.Turn, error)
-	ListTurns(ctx context.Context, team string, conv, before conversation.ID, limit int) ([]*conversation.Turn, error)
+	ListTurns(ctx context.Context, team string, filter conversation.TurnFilter, before conversation.ID, limit int) ([]*conversation.Turn, error)
 	DeleteTurn(ctx context.Context, team string, id conversation.ID) error
 }
 
@@ -33,13 +34,13 @@ type engine interface {
 	Start(ctx context.Context, r *turn.Request) (reader, error)
 	Watch(ctx context.Context, team string, id conversation.ID, after int64) (reader, error)
 	Cancel(ctx context.Context, team string, id conversation.ID) (*conversation.Turn, error)
-	CancelActive(ctx context.Context, team string, id conversation.ID) error
 }
 
 // reader is what the handlers need of *turn.Reader.
 type reader interface {
 	Turn() conversation.ID
 	Next(ctx context.Context) ([]conversation.Event, error)
+	End(ctx context.Context) (*conversation.Turn, error)
 	Close()
 }
 

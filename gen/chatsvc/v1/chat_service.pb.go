@@ -24,7 +24,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What happens when another turn runs on the conversation's main line, or base_turn is not its head.
+// What happens when another turn runs or waits on the conversation's main line, or base_turn is not its head. QUEUE and
+// FORK need a conversation.
 type OnConflict int32
 
 const (
@@ -32,9 +33,12 @@ const (
 	OnConflict_ON_CONFLICT_UNSPECIFIED OnConflict = 0
 	// ABORTED / CONVERSATION_BUSY or STALE_BASE_TURN.
 	OnConflict_ON_CONFLICT_REJECT OnConflict = 1
-	// Wait, first come first served, at most 16. Answers UNIMPLEMENTED in this release.
+	// Wait, first come first served. The turn uses the conversation as it is when it starts: its head, instructions and
+	// tools. At most 16 turns wait in a conversation; one more is CONVERSATION_BUSY. Not with base_turn, which says already
+	// what to continue from.
 	OnConflict_ON_CONFLICT_QUEUE OnConflict = 2
-	// Run at once, as a branch. Answers UNIMPLEMENTED in this release.
+	// Run at once, as a branch of base_turn, or of the head. A branch never moves the conversation's head_turn;
+	// UpdateConversation selects it. Where nothing conflicts, the turn runs on the main line.
 	OnConflict_ON_CONFLICT_FORK OnConflict = 3
 )
 
@@ -89,7 +93,8 @@ const (
 	Wait_WAIT_UNSPECIFIED Wait = 0
 	// Return when the turn has ended.
 	Wait_WAIT_COMPLETION Wait = 1
-	// Return as soon as the turn is recorded. Answers UNIMPLEMENTED in this release.
+	// Return as soon as the turn is recorded, RUNNING or QUEUED, for WatchTurn and GetTurn to read. A repeat of a
+	// request_id returns the turn as it stands by then; if that is FAILED or CANCELLED, its error.
 	Wait_WAIT_NO_WAIT Wait = 2
 )
 
@@ -135,13 +140,18 @@ func (Wait) EnumDescriptor() ([]byte, []int) {
 }
 
 // What happens to a turn whose caller goes away: when the last CreateTurn or StreamTurn that reads it ends before the
-// terminal event, for whatever reason, its deadline included.
+// terminal event, for whatever reason, its deadline included. WatchTurn does not count.
+//
+// It is also what happens when the server dies: a turn that is to CONTINUE is taken over by another replica, or by the
+// same one when it is back, which begins a new attempt after `output_reset` with the conversation's instructions and
+// tools as they are then; one that is to CANCEL ends FAILED / TURN_INTERRUPTED. Of several calls with one request_id the
+// first decides.
 type OnDisconnect int32
 
 const (
 	// CONTINUE with a request_id, CANCEL without.
 	OnDisconnect_ON_DISCONNECT_UNSPECIFIED OnDisconnect = 0
-	// The turn goes on, is billed, and can be read with GetTurn.
+	// The turn goes on, is billed, and can be read with WatchTurn and GetTurn, or by a repeat of its request_id.
 	OnDisconnect_ON_DISCONNECT_CONTINUE OnDisconnect = 1
 	// The turn is cancelled: the call to the provider is closed within a second.
 	OnDisconnect_ON_DISCONNECT_CANCEL OnDisconnect = 2
@@ -194,7 +204,15 @@ type CreateTurnRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `conversations/{uuid}` to continue; empty for a one-shot turn, which has no history.
 	Conversation string `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
-	// Makes the call repeatable: one id gives at most one answer. Answers UNIMPLEMENTED in this release.
+	// Makes the call repeatable: one id gives at most one answer, however often CreateTurn and StreamTurn are called with
+	// it, on whatever replicas. The caller makes it up, a UUID for example, one for each request and the same for its
+	// repeats.
+	//
+	// While the turn runs or waits, a repeat attaches to it. When it has ended COMPLETED, INCOMPLETE or CANCELLED, a repeat
+	// gives the same result; nothing is generated or charged. FAILED is no answer: it frees the id, and a repeat starts a
+	// new turn. A repeat with other content (any other field but `wait` and `on_disconnect`, and set to its default differs
+	// from unset) is ALREADY_EXISTS / REQUEST_ID_REUSED; one whose answer is no longer kept is FAILED_PRECONDITION /
+	// CONTENT_EXPIRED. Ids belong to the team and are kept for 24 h at least.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The messages that the model answers; either this or `text`.
 	Input []*Message `protobuf:"bytes,3,rep,name=input,proto3" json:"input,omitempty"`
@@ -212,9 +230,11 @@ type CreateTurnRequest struct {
 	ToolChoice *ToolChoice `protobuf:"bytes,9,opt,name=tool_choice,json=toolChoice,proto3" json:"tool_choice,omitempty"`
 	// Up to 64 pairs for the caller's own use, kept with the turn.
 	Labels map[string]string `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// The ended turn to continue from; empty is the conversation's head. Answers UNIMPLEMENTED in this release.
+	// The ended turn of the conversation to continue from, in any final state; empty is the conversation's head_turn when
+	// the turn starts. If it is not the head, on_conflict decides: STALE_BASE_TURN or a branch. Needs a conversation; with
+	// QUEUE it is INVALID_ARGUMENT.
 	BaseTurn string `protobuf:"bytes,11,opt,name=base_turn,json=baseTurn,proto3" json:"base_turn,omitempty"`
-	// What to do when another turn runs.
+	// What to do when another turn runs, or base_turn is not the head.
 	OnConflict OnConflict `protobuf:"varint,12,opt,name=on_conflict,json=onConflict,proto3,enum=chatsvc.v1.OnConflict" json:"on_conflict,omitempty"`
 	// Whether CreateTurn waits for the end. NO_WAIT implies CONTINUE; with CANCEL, or on StreamTurn, it is
 	// INVALID_ARGUMENT.
@@ -387,8 +407,8 @@ type WatchTurnRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `turns/{uuid}`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The last sequence number that the caller has seen; 0 for all. A number beyond the end waits while the turn runs
-	// and is OUT_OF_RANGE once it has ended.
+	// The last sequence number that the caller has seen, in this or an earlier call, on any replica; 0 for all. A number
+	// beyond the end waits while the turn runs and is OUT_OF_RANGE once it has ended.
 	AfterSequence int64 `protobuf:"varint,2,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -498,7 +518,7 @@ type ListTurnsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only the turns of this conversation; empty is all turns of the team.
 	Conversation string `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
-	// Only the turns with this request_id. Answers UNIMPLEMENTED in this release.
+	// Only the turns with this request_id: the one that has it now, and FAILED ones that have freed it.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// How many to return at most; 0 is 50, more than 1000 is 1000.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`

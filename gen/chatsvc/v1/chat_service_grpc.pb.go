@@ -42,35 +42,41 @@ const (
 //	  localhost:50051 chatsvc.v1.ChatService/CreateTurn
 //
 // Every turn is generated once, on the server, and its events go into a log. CreateTurn, StreamTurn and WatchTurn are
-// three ways to read that log. The team comes from the credential in `authorization: Bearer KEY`; another team's names
-// answer NOT_FOUND, exactly as unknown ones. The name of the turn is also in the response header `chatsvc-turn`, and in
-// the ErrorInfo metadata (`turn`) of every error about a turn that exists.
+// three ways to read that log, on any replica. A turn survives a caller that hangs up (see OnDisconnect) and a server
+// that dies, and a call with a `request_id` can be repeated without being generated or paid for twice. The team comes
+// from the credential in `authorization: Bearer KEY`; another team's names answer NOT_FOUND, exactly as unknown ones. The
+// name of the turn is also in the response header `chatsvc-turn`, and in the ErrorInfo metadata (`turn`) of every error
+// about a turn that exists.
 type ChatServiceClient interface {
 	// Starts a turn and waits for its end.
 	//
 	// A turn that ends COMPLETED or INCOMPLETE is returned; one that ends FAILED gives its error, and CANCELLED gives
 	// CANCELLED. The server answers shortly before the caller's deadline (2 % of it, 20 ms to 1 s) with
-	// DEADLINE_EXCEEDED / TURN_DEADLINE.
+	// DEADLINE_EXCEEDED / TURN_DEADLINE. With WAIT_NO_WAIT the turn is returned as soon as it is recorded.
 	CreateTurn(ctx context.Context, in *CreateTurnRequest, opts ...grpc.CallOption) (*Turn, error)
 	// Starts a turn and streams its events. The same request as CreateTurn, and the same ending: OK for COMPLETED and
 	// INCOMPLETE, otherwise the turn's error, in either case after the `terminal` event. Only a call that ends
-	// before its turn gets no `terminal`: its deadline passes and the turn is to CONTINUE, or the database cannot be
-	// written (STORE_UNAVAILABLE, TURN_INTERRUPTED).
+	// before its turn gets no `terminal`: its deadline passes and the turn goes on, its server stops and another one goes
+	// on with the turn (DRAINING), or the database cannot be written (STORE_UNAVAILABLE, TURN_INTERRUPTED).
+	//
+	// A repeat with the same `request_id` streams the whole log of the turn from the beginning; if its events are no
+	// longer kept, only `accepted` and `terminal`.
 	StreamTurn(ctx context.Context, in *CreateTurnRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TurnEvent], error)
 	// Streams the events of a turn that exists: those that are there, then those that come. Starts nothing and bills
-	// nothing. Ends OK after the `terminal` event, whatever the turn's state: the read succeeded. In this release the
-	// events are there while the turn runs and, as memory allows, for some minutes after, then OUT_OF_RANGE /
-	// EVENTS_EXPIRED; GetTurn still answers.
+	// nothing. Ends OK after the `terminal` event, whatever the turn's state: the read succeeded. Any replica serves any
+	// turn, while it runs and for as long as its events are kept, by default 24 h; then this is OUT_OF_RANGE /
+	// EVENTS_EXPIRED, and GetTurn still answers.
 	WatchTurn(ctx context.Context, in *WatchTurnRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TurnEvent], error)
 	// Returns a turn.
 	GetTurn(ctx context.Context, in *GetTurnRequest, opts ...grpc.CallOption) (*Turn, error)
 	// Lists turns, newest first, without content.
 	ListTurns(ctx context.Context, in *ListTurnsRequest, opts ...grpc.CallOption) (*ListTurnsResponse, error)
-	// Stops a running turn and returns it when it has ended: the call to the provider is closed, and what had come of the
-	// answer is kept. A turn that has ended already is returned as it is.
+	// Stops a turn that runs or waits, on whatever replica, and returns it when it has ended: the call to the provider is
+	// closed, and what had come of the answer is kept. A turn that has ended already is returned as it is.
 	CancelTurn(ctx context.Context, in *CancelTurnRequest, opts ...grpc.CallOption) (*Turn, error)
-	// Deletes a one-shot turn: cancels it if it runs, then removes input and output. The turns of a conversation are
-	// deleted with the conversation; for one of them this is FAILED_PRECONDITION.
+	// Deletes a one-shot turn: cancels it if it runs, then removes input, output and events. Its request_id stays taken: a
+	// repeat of the request is CONTENT_EXPIRED. The turns of a conversation are deleted with the conversation; for one of
+	// them this is FAILED_PRECONDITION.
 	DeleteTurn(ctx context.Context, in *DeleteTurnRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// Says what a turn would use and cost, and whether it would be admitted. Starts nothing. Answers UNIMPLEMENTED in
 	// this release.
@@ -195,35 +201,41 @@ func (c *chatServiceClient) EstimateTurn(ctx context.Context, in *EstimateTurnRe
 //	  localhost:50051 chatsvc.v1.ChatService/CreateTurn
 //
 // Every turn is generated once, on the server, and its events go into a log. CreateTurn, StreamTurn and WatchTurn are
-// three ways to read that log. The team comes from the credential in `authorization: Bearer KEY`; another team's names
-// answer NOT_FOUND, exactly as unknown ones. The name of the turn is also in the response header `chatsvc-turn`, and in
-// the ErrorInfo metadata (`turn`) of every error about a turn that exists.
+// three ways to read that log, on any replica. A turn survives a caller that hangs up (see OnDisconnect) and a server
+// that dies, and a call with a `request_id` can be repeated without being generated or paid for twice. The team comes
+// from the credential in `authorization: Bearer KEY`; another team's names answer NOT_FOUND, exactly as unknown ones. The
+// name of the turn is also in the response header `chatsvc-turn`, and in the ErrorInfo metadata (`turn`) of every error
+// about a turn that exists.
 type ChatServiceServer interface {
 	// Starts a turn and waits for its end.
 	//
 	// A turn that ends COMPLETED or INCOMPLETE is returned; one that ends FAILED gives its error, and CANCELLED gives
 	// CANCELLED. The server answers shortly before the caller's deadline (2 % of it, 20 ms to 1 s) with
-	// DEADLINE_EXCEEDED / TURN_DEADLINE.
+	// DEADLINE_EXCEEDED / TURN_DEADLINE. With WAIT_NO_WAIT the turn is returned as soon as it is recorded.
 	CreateTurn(context.Context, *CreateTurnRequest) (*Turn, error)
 	// Starts a turn and streams its events. The same request as CreateTurn, and the same ending: OK for COMPLETED and
 	// INCOMPLETE, otherwise the turn's error, in either case after the `terminal` event. Only a call that ends
-	// before its turn gets no `terminal`: its deadline passes and the turn is to CONTINUE, or the database cannot be
-	// written (STORE_UNAVAILABLE, TURN_INTERRUPTED).
+	// before its turn gets no `terminal`: its deadline passes and the turn goes on, its server stops and another one goes
+	// on with the turn (DRAINING), or the database cannot be written (STORE_UNAVAILABLE, TURN_INTERRUPTED).
+	//
+	// A repeat with the same `request_id` streams the whole log of the turn from the beginning; if its events are no
+	// longer kept, only `accepted` and `terminal`.
 	StreamTurn(*CreateTurnRequest, grpc.ServerStreamingServer[TurnEvent]) error
 	// Streams the events of a turn that exists: those that are there, then those that come. Starts nothing and bills
-	// nothing. Ends OK after the `terminal` event, whatever the turn's state: the read succeeded. In this release the
-	// events are there while the turn runs and, as memory allows, for some minutes after, then OUT_OF_RANGE /
-	// EVENTS_EXPIRED; GetTurn still answers.
+	// nothing. Ends OK after the `terminal` event, whatever the turn's state: the read succeeded. Any replica serves any
+	// turn, while it runs and for as long as its events are kept, by default 24 h; then this is OUT_OF_RANGE /
+	// EVENTS_EXPIRED, and GetTurn still answers.
 	WatchTurn(*WatchTurnRequest, grpc.ServerStreamingServer[TurnEvent]) error
 	// Returns a turn.
 	GetTurn(context.Context, *GetTurnRequest) (*Turn, error)
 	// Lists turns, newest first, without content.
 	ListTurns(context.Context, *ListTurnsRequest) (*ListTurnsResponse, error)
-	// Stops a running turn and returns it when it has ended: the call to the provider is closed, and what had come of the
-	// answer is kept. A turn that has ended already is returned as it is.
+	// Stops a turn that runs or waits, on whatever replica, and returns it when it has ended: the call to the provider is
+	// closed, and what had come of the answer is kept. A turn that has ended already is returned as it is.
 	CancelTurn(context.Context, *CancelTurnRequest) (*Turn, error)
-	// Deletes a one-shot turn: cancels it if it runs, then removes input and output. The turns of a conversation are
-	// deleted with the conversation; for one of them this is FAILED_PRECONDITION.
+	// Deletes a one-shot turn: cancels it if it runs, then removes input, output and events. Its request_id stays taken: a
+	// repeat of the request is CONTENT_EXPIRED. The turns of a conversation are deleted with the conversation; for one of
+	// them this is FAILED_PRECONDITION.
 	DeleteTurn(context.Context, *DeleteTurnRequest) (*emptypb.Empty, error)
 	// Says what a turn would use and cost, and whether it would be admitted. Starts nothing. Answers UNIMPLEMENTED in
 	// this release.

@@ -43,10 +43,12 @@ type Conversation struct {
 	ToolChoice *ToolChoice `protobuf:"bytes,7,opt,name=tool_choice,json=toolChoice,proto3" json:"tool_choice,omitempty"`
 	// Up to 64 pairs for the caller's own use.
 	Labels map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// The last turn of the main line, which the next turn continues. Moves when a turn ends COMPLETED or INCOMPLETE.
-	// Selecting one by UpdateConversation answers UNIMPLEMENTED in this release.
+	// The last turn of the main line, which the next turn continues. Moves when a turn of the main line ends COMPLETED or
+	// INCOMPLETE; a branch never moves it. UpdateConversation selects any ended turn of the conversation, unless one runs or
+	// waits on the main line (CONVERSATION_BUSY). In a fork it can be a turn of the conversation that was forked. Not to be
+	// set in CreateConversation.
 	HeadTurn string `protobuf:"bytes,9,opt,name=head_turn,json=headTurn,proto3" json:"head_turn,omitempty"`
-	// Output only. The turn that runs on the main line now.
+	// Output only. The turn that runs on the main line now, or waits to.
 	ActiveTurn string `protobuf:"bytes,10,opt,name=active_turn,json=activeTurn,proto3" json:"active_turn,omitempty"`
 	// Changes with every change of the conversation, `head_turn` included. Given to UpdateConversation or
 	// DeleteConversation, the call succeeds only if nothing changed since it was read.
@@ -55,7 +57,8 @@ type Conversation struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only. When the conversation, or its head, last changed.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// When the conversation is deleted by itself. Setting it answers UNIMPLEMENTED in this release.
+	// When the conversation is deleted by itself, with all that it holds; unset is never. Must be in the future when it is
+	// set. A fork does not inherit it.
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

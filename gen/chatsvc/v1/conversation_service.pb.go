@@ -27,7 +27,7 @@ const (
 // Creates a conversation.
 type CreateConversationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The conversation; its output-only fields are ignored.
+	// The conversation; its output-only fields are ignored. It has no turns, so head_turn must be empty.
 	Conversation  *Conversation `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -231,8 +231,9 @@ type UpdateConversationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the conversation, the new values, and possibly an etag.
 	Conversation *Conversation `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
-	// Which fields change: display_name, instructions, model, config, tools, tool_choice, labels. Without a mask, those
-	// that are set; `*` is all of them.
+	// Which fields change: display_name, instructions, model, config, tools, tool_choice, labels, head_turn, expire_time.
+	// A field that is named and not set is cleared; head_turn cannot be. Without a mask, those that are set; `*` is all of
+	// them, head_turn only if it is set.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -342,7 +343,8 @@ type ListMessagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `conversations/{uuid}`.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// List the line that ends at this turn; empty is the main line. Answers UNIMPLEMENTED in this release.
+	// List the line that ends at this turn of the conversation, with its input and output; empty is the main line. The
+	// turn must have ended (FAILED_PRECONDITION / INVALID_STATE).
 	Turn string `protobuf:"bytes,2,opt,name=turn,proto3" json:"turn,omitempty"`
 	// How many to return at most; 0 is 50, more than 1000 is 1000. A page also ends at 2 MiB.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
@@ -470,7 +472,7 @@ type ForkConversationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `conversations/{uuid}` to share the history of.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The last turn that is shared; empty is the head.
+	// The last turn that is shared, an ended one of the conversation; empty is the head.
 	Turn          string `protobuf:"bytes,2,opt,name=turn,proto3" json:"turn,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

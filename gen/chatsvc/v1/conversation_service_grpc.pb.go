@@ -42,13 +42,17 @@ type ConversationServiceClient interface {
 	// Lists the team's conversations, newest first.
 	ListConversations(ctx context.Context, in *ListConversationsRequest, opts ...grpc.CallOption) (*ListConversationsResponse, error)
 	// Changes the fields that `update_mask` names. With an etag in the conversation, only if nothing changed since.
-	// Turns that run are not affected.
+	// Attempts of turns that have begun are not affected: turns that wait, and new attempts of turns that another server
+	// takes over, use what is set then.
 	UpdateConversation(ctx context.Context, in *UpdateConversationRequest, opts ...grpc.CallOption) (*Conversation, error)
-	// Deletes a conversation: cancels its running turn, then removes its turns and messages.
+	// Deletes a conversation: cancels the turns that run or wait in it, on branches too, then removes its turns, messages
+	// and events. Messages that a fork shares stay until the last fork is deleted.
 	DeleteConversation(ctx context.Context, in *DeleteConversationRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// Lists the messages of a conversation's main line, or of the line that ends at a turn, oldest first.
 	ListMessages(ctx context.Context, in *ListMessagesRequest, opts ...grpc.CallOption) (*ListMessagesResponse, error)
-	// Makes a conversation that shares another one's history up to a turn. Answers UNIMPLEMENTED in this release.
+	// Makes a conversation that shares another one's history up to a turn, which becomes its head_turn. Nothing is copied
+	// but what callers set (display_name, instructions, model, config, tools, tool_choice, labels; not expire_time), so that
+	// forking a long history is cheap; from then on the two know nothing of each other.
 	ForkConversation(ctx context.Context, in *ForkConversationRequest, opts ...grpc.CallOption) (*Conversation, error)
 }
 
@@ -143,13 +147,17 @@ type ConversationServiceServer interface {
 	// Lists the team's conversations, newest first.
 	ListConversations(context.Context, *ListConversationsRequest) (*ListConversationsResponse, error)
 	// Changes the fields that `update_mask` names. With an etag in the conversation, only if nothing changed since.
-	// Turns that run are not affected.
+	// Attempts of turns that have begun are not affected: turns that wait, and new attempts of turns that another server
+	// takes over, use what is set then.
 	UpdateConversation(context.Context, *UpdateConversationRequest) (*Conversation, error)
-	// Deletes a conversation: cancels its running turn, then removes its turns and messages.
+	// Deletes a conversation: cancels the turns that run or wait in it, on branches too, then removes its turns, messages
+	// and events. Messages that a fork shares stay until the last fork is deleted.
 	DeleteConversation(context.Context, *DeleteConversationRequest) (*emptypb.Empty, error)
 	// Lists the messages of a conversation's main line, or of the line that ends at a turn, oldest first.
 	ListMessages(context.Context, *ListMessagesRequest) (*ListMessagesResponse, error)
-	// Makes a conversation that shares another one's history up to a turn. Answers UNIMPLEMENTED in this release.
+	// Makes a conversation that shares another one's history up to a turn, which becomes its head_turn. Nothing is copied
+	// but what callers set (display_name, instructions, model, config, tools, tool_choice, labels; not expire_time), so that
+	// forking a long history is cheap; from then on the two know nothing of each other.
 	ForkConversation(context.Context, *ForkConversationRequest) (*Conversation, error)
 	mustEmbedUnimplementedConversationServiceServer()
 }

@@ -48,7 +48,7 @@ const (
 	ErrorReason_ERROR_REASON_NOT_FOUND ErrorReason = 9
 	// ALREADY_EXISTS: the request_id was used with other content.
 	ErrorReason_ERROR_REASON_REQUEST_ID_REUSED ErrorReason = 10
-	// ABORTED: another turn runs in the conversation; ResourceInfo names it.
+	// ABORTED: another turn runs or waits in the conversation, or too many wait; ResourceInfo names one.
 	ErrorReason_ERROR_REASON_CONVERSATION_BUSY ErrorReason = 11
 	// ABORTED: base_turn is not the conversation's head.
 	ErrorReason_ERROR_REASON_STALE_BASE_TURN ErrorReason = 12
@@ -88,13 +88,13 @@ const (
 	ErrorReason_ERROR_REASON_TURN_DEADLINE ErrorReason = 29
 	// CANCELLED: the turn was cancelled.
 	ErrorReason_ERROR_REASON_TURN_CANCELLED ErrorReason = 30
-	// UNAVAILABLE: the server is stopping.
+	// UNAVAILABLE: the server is stopping; another one takes the call, and goes on with a turn that is to CONTINUE.
 	ErrorReason_ERROR_REASON_DRAINING ErrorReason = 31
 	// UNAVAILABLE: the database cannot be read or written.
 	ErrorReason_ERROR_REASON_STORE_UNAVAILABLE ErrorReason = 32
 	// OUT_OF_RANGE: the events asked for are no longer kept, or lie beyond the end of an ended turn.
 	ErrorReason_ERROR_REASON_EVENTS_EXPIRED ErrorReason = 33
-	// UNAVAILABLE: the server that ran the turn died.
+	// UNAVAILABLE: the server that ran the turn died, and the turn was not to go on without its caller.
 	ErrorReason_ERROR_REASON_TURN_INTERRUPTED ErrorReason = 34
 	// UNIMPLEMENTED: this release does not do that yet; the message names the field or method.
 	ErrorReason_ERROR_REASON_NOT_IMPLEMENTED ErrorReason = 35

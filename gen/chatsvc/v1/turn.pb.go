@@ -30,7 +30,7 @@ type TurnState int32
 const (
 	// Never answered.
 	TurnState_TURN_STATE_UNSPECIFIED TurnState = 0
-	// Waits for the turn before it in the conversation.
+	// Waits for the turns before it in the conversation (ON_CONFLICT_QUEUE).
 	TurnState_TURN_STATE_QUEUED TurnState = 1
 	// The answer is being generated.
 	TurnState_TURN_STATE_RUNNING TurnState = 2
@@ -294,7 +294,7 @@ type Turn struct {
 	State TurnState `protobuf:"varint,3,opt,name=state,proto3,enum=chatsvc.v1.TurnState" json:"state,omitempty"`
 	// The caller's id of the request, where it gave one.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The turn that this one continues; empty for the first one of a conversation and for a one-shot.
+	// The turn that this one continues; empty for the first one of a conversation, for a one-shot, and while it is QUEUED.
 	ParentTurn string `protobuf:"bytes,5,opt,name=parent_turn,json=parentTurn,proto3" json:"parent_turn,omitempty"`
 	// The input messages. Only in TURN_VIEW_FULL.
 	Input []*Message `protobuf:"bytes,6,rep,name=input,proto3" json:"input,omitempty"`
@@ -328,9 +328,12 @@ type Turn struct {
 	// When the turn was recorded.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When the turn ended; unset until then.
-	EndTime       *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// Input and output were asked for and are no longer kept: those of a one-shot turn for 24 h, unless the service is set
+	// to keep them longer.
+	ContentExpired bool `protobuf:"varint,22,opt,name=content_expired,json=contentExpired,proto3" json:"content_expired,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Turn) Reset() {
@@ -508,6 +511,13 @@ func (x *Turn) GetEndTime() *timestamppb.Timestamp {
 		return x.EndTime
 	}
 	return nil
+}
+
+func (x *Turn) GetContentExpired() bool {
+	if x != nil {
+		return x.ContentExpired
+	}
+	return false
 }
 
 // Tokens and money of one turn, all attempts together.
@@ -797,8 +807,9 @@ func (x *Attempt) GetEndTime() *timestamppb.Timestamp {
 // One entry of a turn's log, or a note to the reader (heartbeat, queue_update, draining), which is never replayed.
 type TurnEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Position in the log: strictly increasing from 1, contiguous except across an output_reset. A note repeats the
-	// last number sent to this reader (0 if none), so `after_sequence` can always be the last number seen.
+	// Position in the log: strictly increasing from 1, contiguous except across an output_reset, at which it jumps when
+	// another server has taken the turn over. A note repeats the last number sent to this reader (0 if none), so
+	// `after_sequence` can always be the last number seen.
 	Sequence int64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// When the event happened.
 	EventTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=event_time,json=eventTime,proto3" json:"event_time,omitempty"`
@@ -1007,7 +1018,7 @@ type TurnEvent_ToolCallDelta struct {
 }
 
 type TurnEvent_OutputReset struct {
-	// Discard all output so far: a new attempt begins.
+	// Discard all output so far: a new attempt begins, or the turn ends without one.
 	OutputReset *OutputReset `protobuf:"bytes,9,opt,name=output_reset,json=outputReset,proto3,oneof"`
 }
 
@@ -1027,8 +1038,9 @@ type TurnEvent_QueueUpdate struct {
 }
 
 type TurnEvent_Draining struct {
-	// The server is about to stop. The turn may go on for the server's grace; what has not ended then ends FAILED /
-	// DRAINING.
+	// The server is about to stop. The turn may go on for the server's grace. What has not ended then is handed over to
+	// another server if it is to CONTINUE, for a repeat of the request_id or WatchTurn to read on there; otherwise it ends
+	// FAILED / DRAINING.
 	Draining *Draining `protobuf:"bytes,13,opt,name=draining,proto3,oneof"`
 }
 
@@ -1402,7 +1414,7 @@ func (x *ToolCallDelta) GetArgumentsJson() string {
 	return ""
 }
 
-// Discard all output so far.
+// Discard all output so far, from whichever attempt.
 type OutputReset struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1525,7 +1537,7 @@ func (*Heartbeat) Descriptor() ([]byte, []int) {
 // The turn waits for others.
 type QueueUpdate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many turns are before it.
+	// How many turns are before it, the running one included.
 	Position      int32 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1610,7 +1622,7 @@ var File_chatsvc_v1_turn_proto protoreflect.FileDescriptor
 const file_chatsvc_v1_turn_proto_rawDesc = "" +
 	"\n" +
 	"\x15chatsvc/v1/turn.proto\x12\n" +
-	"chatsvc.v1\x1a\x18chatsvc/v1/message.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xab\a\n" +
+	"chatsvc.v1\x1a\x18chatsvc/v1/message.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xd4\a\n" +
 	"\x04Turn\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
 	"\fconversation\x18\x02 \x01(\tR\fconversation\x12+\n" +
@@ -1637,7 +1649,8 @@ const file_chatsvc_v1_turn_proto_rawDesc = "" +
 	"\x06labels\x18\x13 \x03(\v2\x1c.chatsvc.v1.Turn.LabelsEntryR\x06labels\x12;\n" +
 	"\vcreate_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x125\n" +
-	"\bend_time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x1a9\n" +
+	"\bend_time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12'\n" +
+	"\x0fcontent_expired\x18\x16 \x01(\bR\x0econtentExpired\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x02\n" +

@@ -14,7 +14,7 @@ type settings struct {
 	Dev          *bool   `help:"Try it on this machine: no key, no set-up, loopback only."`
 	Listen       *string `help:"Where callers connect." placeholder:"HOST:PORT"`
 	AdminListen  *string `help:"Where /livez and /readyz answer." placeholder:"HOST:PORT"`
-	DatabaseURL  *string `name:"database-url" help:"Where conversations are kept." placeholder:"sqlite:PATH"`
+	DatabaseURL  *string `name:"database-url" help:"Where conversations are kept." placeholder:"URL"`
 	DefaultModel *string `help:"The model of a request that names none." placeholder:"MODEL"`
 	Upstream     *string `help:"Who answers: openai or simulator." placeholder:"MODE"`
 	LogLevel     *string `help:"debug, info, warn or error." placeholder:"LEVEL"`
@@ -22,7 +22,10 @@ type settings struct {
 }
 
 // load reads the configuration: file, environment, flags.
-func (s *settings) load() (*config.Config, error) {
+func (s *settings) load() (*config.Config, error) { return config.Load(s.source()) }
+
+// source returns where the configuration is read from.
+func (s *settings) source() config.Source {
 	flags := make(map[string]string)
 	for name, value := range map[string]*string{
 		"listen": s.Listen, "admin_listen": s.AdminListen, "database_url": s.DatabaseURL, "default_model": s.DefaultModel,
@@ -36,7 +39,7 @@ func (s *settings) load() (*config.Config, error) {
 		flags["dev"] = fmt.Sprint(*s.Dev)
 	}
 	// What `chatsvc chat` reads is no setting of the service, and no mistake in its environment either.
-	return config.Load(config.Source{File: s.Config, Environ: os.Environ(), OtherEnv: chatEnvironment(), Flags: flags})
+	return config.Source{File: s.Config, Environ: os.Environ(), OtherEnv: chatEnvironment(), Flags: flags}
 }
 
 // configCommand groups the commands about the configuration.

@@ -31,11 +31,23 @@ import (
 	"github.com/chatsvc/chatsvc/internal/provider/openaisim"
 )
 
-// asProgram makes the test binary be the program: a test that kills the service needs it in a process of its own.
-const asProgram = "RUN_AS_PROGRAM"
+// asProgram makes the test binary be the program: a test that kills the service needs it in a process of its own. With the
+// value leashed the program ends when its standard input does, which is when the test binary ends, however that comes.
+const (
+	asProgram = "RUN_AS_PROGRAM"
+	leashed   = "leashed"
+)
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asProgram) != "" {
+	switch os.Getenv(asProgram) {
+	case "":
+	case leashed:
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(3)
+		}()
+		fallthrough
+	default:
 		main()
 	}
 	os.Exit(m.Run())
@@ -53,35 +65,51 @@ type program struct {
 	simulator   *openaisim.Server // nil in --dev, where it is inside
 	logs        *lockedBuffer
 	stop        func() int // ends it as SIGTERM does, and returns its exit code
-	kill        func()     // only of one in a process of its own
+
+	// Only of one in a process of its own.
+	args    []string
+	process *exec.Cmd
 }
 
 // serve runs the service inside of the test, with a simulator of the test's and two teams. yaml is added to its
 // configuration.
 func serve(t *testing.T, yaml string) *program {
 	t.Helper()
-	sim := openaisim.New(openaisim.Options{JournalBytes: 16 << 20})
-	upstream := httptest.NewServer(sim)
-	t.Cleanup(upstream.Close)
-	p := launch(t, "serve", "--config", writeConfig(t, t.TempDir(), upstream.URL+"/v1", yaml))
+	sim, baseURL := simulate(t)
+	p := launch(t, "serve", "--config", writeConfig(t, t.TempDir(), baseURL, yaml))
 	p.simulator = sim
 	return p
 }
 
-// writeConfig writes a configuration with two teams and returns its path.
+// simulate starts a simulator and returns it with its base URL.
+func simulate(t *testing.T) (*openaisim.Server, string) {
+	t.Helper()
+	sim := openaisim.New(openaisim.Options{JournalBytes: 16 << 20})
+	upstream := httptest.NewServer(sim)
+	t.Cleanup(upstream.Close)
+	return sim, upstream.URL + "/v1"
+}
+
+// writeConfig writes a configuration with two teams and a SQLite file in dir, and returns its path.
 func writeConfig(t *testing.T, dir, baseURL, yaml string) string {
 	t.Helper()
-	path := filepath.Join(dir, "chatsvc.yaml")
+	return configure(t, "sqlite:"+filepath.Join(dir, "chatsvc.db"), baseURL, yaml)
+}
+
+// configure writes a configuration with two teams and returns its path. yaml is added to it.
+func configure(t *testing.T, databaseURL, baseURL, yaml string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "chatsvc.yaml")
 	text := fmt.Sprintf(`
 listen: 127.0.0.1:0
 admin_listen: 127.0.0.1:0
-database_url: sqlite:%s
+database_url: %s
 default_model: sim
 auth:
   api_keys:
     - {sha256: %s, team: red, client: web}
     - {sha256: %s, team: blue, client: web}
-%s`, filepath.Join(dir, "chatsvc.db"), sha256Hex(redKey), sha256Hex(blueKey), yaml)
+%s`, databaseURL, sha256Hex(redKey), sha256Hex(blueKey), yaml)
 	if !strings.Contains(yaml, "upstream:") {
 		text += "\nupstream:\n"
 	}
@@ -125,38 +153,16 @@ func launch(t *testing.T, args ...string) *program {
 			t.Logf("the end of the service's log:\n%s", p.logs.tail(4<<10))
 		}
 	})
-	p.readAnnouncement(t, out)
-	return p
-}
-
-// spawn runs a service in a process of its own.
-func spawn(t *testing.T, args ...string) *program {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asProgram+"=1")
-	p := &program{logs: &lockedBuffer{}}
-	cmd.Stderr = p.logs
-	out, err := cmd.StdoutPipe()
-	if err != nil {
+	if err := p.readAnnouncement(out); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	end := sync.OnceFunc(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	t.Cleanup(end)
-	p.kill = end
-	p.readAnnouncement(t, out)
 	return p
 }
 
 var announced = regexp.MustCompile(`^ +(data plane|admin) +(?:http://)?([0-9.:]+)`)
 
-func (p *program) readAnnouncement(t *testing.T, out io.Reader) {
-	t.Helper()
+func (p *program) readAnnouncement(out io.Reader) error {
+	p.data, p.admin = "", ""
 	lines := bufio.NewScanner(out)
 	for (p.data == "" || p.admin == "") && lines.Scan() {
 		switch m := announced.FindStringSubmatch(lines.Text()); {
@@ -167,10 +173,11 @@ func (p *program) readAnnouncement(t *testing.T, out io.Reader) {
 			p.data = m[2]
 		}
 	}
-	go func() { _, _ = io.Copy(io.Discard, out) }()
 	if p.data == "" || p.admin == "" {
-		t.Fatalf("the service did not come up:\n%s", p.logs)
+		return fmt.Errorf("the service did not come up:\n%s", p.logs.tail(4<<10))
 	}
+	go func() { _, _ = io.Copy(io.Discard, out) }()
+	return nil
 }
 
 // client is a caller with a key.
@@ -184,14 +191,20 @@ type client struct {
 // dial returns a caller with the key; an empty key is none.
 func (p *program) dial(t *testing.T, key string) *client {
 	t.Helper()
-	conn, err := grpc.NewClient(p.data,
+	return dial(t, p.data, key)
+}
+
+// dial returns a caller of what is at a gRPC target.
+func dial(t *testing.T, target, key string, options ...grpc.DialOption) *client {
+	t.Helper()
+	conn, err := grpc.NewClient(target, append(options,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			return invoke(withKey(ctx, key), method, req, reply, cc, opts...)
 		}),
 		grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 			return streamer(withKey(ctx, key), desc, cc, method, opts...)
-		}))
+		}))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ type cli struct {
 	Serve    serveCommand    `cmd:"" help:"Run the service."`
 	Chat     chatCommand     `cmd:"" help:"Chat with a running service in the terminal."`
 	Simulate simulateCommand `cmd:"" help:"Run the OpenAI simulator on its own, for tests of your own services."`
+	Migrate  migrateCommand  `cmd:"" help:"Bring the database's schema up to date, or say how it stands."`
 	Config   configCommand   `cmd:"" help:"Look at the configuration."`
 	Version  versionCommand  `cmd:"" help:"Print the version."`
 }

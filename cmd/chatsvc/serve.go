@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -111,7 +112,7 @@ func (s *server) start(ctx context.Context) error {
 		return nil
 	})
 
-	store, err := sqlstore.OpenSQLite(ctx, cfg.DatabasePath(), sqlstore.Options{Logger: s.logger})
+	store, err := openStore(ctx, cfg, s.logger)
 	if err != nil {
 		return err
 	}
@@ -138,9 +139,6 @@ func (s *server) start(ctx context.Context) error {
 		Tracer:       providers.TracerProvider.Tracer("github.com/chatsvc/chatsvc/internal/turn"),
 		MaxDuration:  cfg.Limits.MaxTurnDuration,
 	})
-	if err := engine.Recover(ctx); err != nil {
-		return fmt.Errorf("end the turns that an earlier process left: %w", err)
-	}
 
 	keys, err := authenticator(cfg)
 	if err != nil {
@@ -180,6 +178,10 @@ func (s *server) start(ctx context.Context) error {
 		return err
 	}
 	s.data = listener.Addr().String()
+	// From here on nothing fails: what takes turns over must get to Drain.
+	duties, stopDuties := context.WithCancel(context.WithoutCancel(ctx))
+	var onDuty sync.WaitGroup
+	onDuty.Go(func() { engine.Serve(duties) })
 	watch, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
 	checkHealth := healthChecker(healthy, store, s.logger)
 	checkHealth(watch) // before the first call can ask
@@ -207,7 +209,9 @@ func (s *server) start(ctx context.Context) error {
 			defer close(drained)
 			rpc.GracefulStop() // tells connections to go away, and waits for their calls
 		}()
-		engine.Drain(ctx)
+		engine.Drain(ctx) // waits for the turns, and hands over what is left of them
+		stopDuties()
+		onDuty.Wait()
 		select {
 		case <-drained:
 		case <-time.After(time.Second): // every turn has ended: what is left is a client that does not read
@@ -216,6 +220,19 @@ func (s *server) start(ctx context.Context) error {
 		return nil
 	})
 	return nil
+}
+
+// openStore opens the database. A SQLite file has one process, which brings its schema up to date; PostgreSQL has several,
+// some of them older, so that there an operator says when.
+func openStore(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*sqlstore.DB, error) {
+	options := sqlstore.Options{
+		Logger:    logger,
+		Retention: sqlstore.Retention{OneShots: cfg.Retention.OneShots, Events: cfg.Retention.Events},
+	}
+	if path, isSQLite := cfg.SQLitePath(); isSQLite {
+		return sqlstore.OpenSQLite(ctx, path, options)
+	}
+	return sqlstore.OpenPostgres(ctx, cfg.DatabaseURL.Reveal(), options)
 }
 
 // upstream returns the provider, and starts the simulator if that is to answer.
@@ -352,7 +369,7 @@ func (s *server) announce(out io.Writer) error {
 	fmt.Fprintf(&b, "chatsvc %s\n", version)
 	fmt.Fprintf(&b, "  data plane  %s\n", s.data)
 	fmt.Fprintf(&b, "  admin       http://%s/readyz\n", s.admin)
-	fmt.Fprintf(&b, "  database    %s\n", s.cfg.DatabasePath())
+	fmt.Fprintf(&b, "  database    %s\n", s.cfg.RedactedDatabase())
 	if s.cfg.Upstream.Mode == config.ModeSimulator {
 		fmt.Fprintln(&b, "  upstream    the embedded simulator: no key is used, nothing is billed")
 	} else {

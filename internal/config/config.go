@@ -5,6 +5,7 @@ package config
 import (
 	"errors"
 	"log/slog"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -15,7 +16,7 @@ type Config struct {
 	Listen string
 	// AdminListen is the address of the admin listener.
 	AdminListen string
-	// DatabaseURL says where conversations are kept; DatabasePath has the part after `sqlite:`. It may hold a password.
+	// DatabaseURL says where conversations are kept. It may hold a password: RedactedDatabase is what to show of it.
 	DatabaseURL Secret
 	// DefaultModel is the model of a request that names none.
 	DefaultModel string
@@ -29,6 +30,7 @@ type Config struct {
 	DevKey     Secret
 	Reflection Reflection
 	Limits     Limits
+	Retention  Retention
 	Log        Log
 }
 
@@ -67,6 +69,15 @@ type Limits struct {
 	MaxTurnDuration time.Duration
 	// ShutdownGrace is how long turns may take to end once the server is told to stop.
 	ShutdownGrace time.Duration
+}
+
+// Retention is how long what callers leave is kept. Conversations are kept until they are deleted or expire.
+type Retention struct {
+	// OneShots is how long the content of a turn outside of a conversation is kept after its end. It is as long as its
+	// request_id stands for it, at least.
+	OneShots time.Duration
+	// Events is how long the events of a turn can be replayed after its end.
+	Events time.Duration
 }
 
 // Log says what is logged, and how.
@@ -152,7 +163,8 @@ func Default() Config {
 			MaxTurnDuration:      15 * time.Minute,
 			ShutdownGrace:        30 * time.Second,
 		},
-		Log: Log{Level: slog.LevelInfo, Format: LogJSON},
+		Retention: Retention{OneShots: 24 * time.Hour, Events: 24 * time.Hour},
+		Log:       Log{Level: slog.LevelInfo, Format: LogJSON},
 	}
 }
 
@@ -177,9 +189,21 @@ func (c *Config) devDefaults(set func(name string) bool) {
 	}
 }
 
-// DatabasePath returns the path of the SQLite file.
-func (c *Config) DatabasePath() string {
-	return strings.TrimPrefix(c.DatabaseURL.Reveal(), "sqlite:")
+// SQLitePath returns the path of the SQLite file, and false where conversations are kept in PostgreSQL.
+func (c *Config) SQLitePath() (path string, ok bool) {
+	return strings.CutPrefix(c.DatabaseURL.Reveal(), "sqlite:")
+}
+
+// RedactedDatabase returns DatabaseURL as it may be shown: of PostgreSQL the scheme, the hosts and the database.
+func (c *Config) RedactedDatabase() string {
+	if _, isSQLite := c.SQLitePath(); isSQLite {
+		return c.DatabaseURL.Reveal()
+	}
+	u, err := url.Parse(c.DatabaseURL.Reveal())
+	if err != nil { // of a configuration that was never checked
+		return c.DatabaseURL.String()
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
 // LogValue returns every setting by its name, secrets hidden.
@@ -188,8 +212,8 @@ func (c *Config) LogValue() slog.Value {
 	for _, f := range fields() {
 		text := f.text(c)
 		switch {
-		case f.Name == "database_url" && strings.HasPrefix(c.DatabaseURL.Reveal(), "sqlite:"):
-			text = c.DatabaseURL.Reveal() // a path, without a password
+		case f.Name == "database_url":
+			text = c.RedactedDatabase()
 		case f.Name == "upstream.base_url" && c.Upstream.Mode == ModeSimulator:
 			text = "" // not in use
 		}

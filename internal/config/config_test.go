@@ -128,6 +128,9 @@ limits:
   max_concurrent_streams: 5
   max_turn_duration: 6m
   shutdown_grace: 0s
+retention:
+  one_shots: 48h
+  events: 1h
 log:
   level: warn
   format: text
@@ -140,8 +143,9 @@ log:
 						FirstEventTimeout: time.Second, IdleTimeout: 2 * time.Second, ConnectTimeout: 3 * time.Second,
 					},
 					Auth: c.Auth, AllowPlaintext: true, Reflection: ReflectionOff,
-					Limits: Limits{MaxConcurrentStreams: 5, MaxTurnDuration: 6 * time.Minute},
-					Log:    Log{Level: slog.LevelWarn, Format: LogText},
+					Limits:    Limits{MaxConcurrentStreams: 5, MaxTurnDuration: 6 * time.Minute},
+					Retention: Retention{OneShots: 48 * time.Hour, Events: time.Hour},
+					Log:       Log{Level: slog.LevelWarn, Format: LogText},
 				}
 			},
 		},
@@ -237,7 +241,7 @@ func TestLoadRefuses(t *testing.T) {
 		},
 		{
 			name: "out of bounds", environ: key,
-			yaml: "upstream: {first_event_timeout: 0s, idle_timeout: 2h, connect_timeout: -1s}\nlimits: {max_concurrent_streams: 0, max_turn_duration: 25h, shutdown_grace: -1s}\n" + callers,
+			yaml: "upstream: {first_event_timeout: 0s, idle_timeout: 2h, connect_timeout: -1s}\nlimits: {max_concurrent_streams: 0, max_turn_duration: 25h, shutdown_grace: -1s}\nretention: {one_shots: 23h, events: 59m}\n" + callers,
 			want: []string{
 				"upstream.first_event_timeout (chatsvc.yaml): must be from 1ms to 1h",
 				"upstream.idle_timeout (chatsvc.yaml): must be from 1ms to 1h",
@@ -245,6 +249,8 @@ func TestLoadRefuses(t *testing.T) {
 				"limits.max_turn_duration (chatsvc.yaml): must be from 1s to 24h",
 				"limits.shutdown_grace (chatsvc.yaml): must be from 0s to 24h",
 				"limits.max_concurrent_streams (chatsvc.yaml): must be at least 1",
+				"retention.one_shots (chatsvc.yaml): must be from 24h to 8760h",
+				"retention.events (chatsvc.yaml): must be from 1h to 8760h",
 			},
 		},
 		{name: "a section without its settings", environ: key, yaml: "limits: 5\n" + callers, want: []string{"limits (chatsvc.yaml): is a section of settings, not a setting"}},
@@ -271,11 +277,7 @@ func TestLoadRefuses(t *testing.T) {
 			name: "dev, whatever else is allowed", flags: dev, yaml: "allow_plaintext: true\n", environ: []string{"CHATSVC_ADMIN_LISTEN=10.0.0.1:50052"},
 			want: []string{"admin_listen (CHATSVC_ADMIN_LISTEN): " + notLoopback},
 		},
-		{
-			name: "PostgreSQL", yaml: callers, environ: append(key, "CHATSVC_DATABASE_URL=postgres://user:pw@db/chatsvc"),
-			want: []string{"database_url (CHATSVC_DATABASE_URL): PostgreSQL comes with a later release: use sqlite:PATH"},
-		},
-		{name: "another database", yaml: callers, environ: key, flags: map[string]string{"database_url": "mysql:x"}, want: []string{"database_url (--database-url): must be sqlite:PATH"}},
+		{name: "another database", yaml: callers, environ: key, flags: map[string]string{"database_url": "mysql:x"}, want: []string{"database_url (--database-url): must be sqlite:PATH or postgres://USER@HOST/DATABASE"}},
 		{name: "no file", yaml: callers, environ: append(key, "CHATSVC_DATABASE_URL=sqlite:"), want: []string{"database_url (CHATSVC_DATABASE_URL): names no file: use sqlite:PATH"}},
 		{
 			name: "memory", yaml: callers, environ: append(key, "CHATSVC_DATABASE_URL=sqlite::memory:"),
@@ -422,5 +424,77 @@ func TestSettings(t *testing.T) {
 
 	if row := "| `upstream.mode` | `CHATSVC_UPSTREAM_MODE` | `--upstream` | `openai` | "; !strings.Contains(Table(), "\n"+row) {
 		t.Errorf("the table has no row %s:\n%s", row, Table())
+	}
+}
+
+func TestPostgresURL(t *testing.T) {
+	const (
+		forms      = "must be sqlite:PATH or postgres://USER@HOST/DATABASE"
+		inTheClear = "would send conversations in the clear: add ?sslmode=verify-full, or set allow_plaintext where something else encrypts"
+	)
+	for _, tt := range []struct {
+		url      string
+		shown    string // empty where it is refused
+		complain string
+	}{
+		{url: "postgres://user:pw@127.0.0.1:5432/chat", shown: "postgres://127.0.0.1:5432/chat"},
+		{url: "postgresql://localhost/chat?password=pw&sslmode=disable", shown: "postgresql://localhost/chat"},
+		{url: "postgres://user:pw@[::1]/chat", shown: "postgres://[::1]/chat"},
+		{url: "postgres://user:pw@db.example/chat?sslmode=verify-full", shown: "postgres://db.example/chat"},
+		{url: "postgres://user@db.example/chat?sslmode=require&application_name=pw", shown: "postgres://db.example/chat"},
+		{url: "postgres://user:pw@a.example:5432,b.example:5433/chat?sslmode=verify-ca", shown: "postgres://a.example:5432,b.example:5433/chat"},
+		{url: "postgres://user:pw@db.example/chat", complain: inTheClear},
+		{url: "postgres://user:pw@db.example/chat?sslmode=prefer", complain: inTheClear},
+		{url: "postgres://user:pw@127.0.0.1:5432,db.example:5432/chat", complain: inTheClear},
+		{url: "postgres:///chat", complain: "names no host: use postgres://USER@HOST/DATABASE"},
+		{url: "postgres://user:pw@127.0.0.1", complain: "names no database: use postgres://USER@HOST/DATABASE"},
+		{url: "postgres://user:pw@127.0.0.1/", complain: "names no database: use postgres://USER@HOST/DATABASE"},
+		{url: "postgres://user:pw@127.0.0.1/chat#pw", complain: "has a # in it, which must be written as %23"},
+		{url: "postgres://user:pw@127.0.0.1/chat?host=db.example", complain: "names its host in a parameter: use postgres://USER@HOST/DATABASE"},
+		{url: "postgres:pw", complain: forms},
+		{url: "postgres://user:p%w@127.0.0.1/chat", complain: forms},
+		{url: "user=user password=pw host=127.0.0.1 dbname=chat", complain: forms},
+	} {
+		got, err := load(t, callers, []string{"OPENAI_API_KEY=sk-openai", "CHATSVC_DATABASE_URL=" + tt.url}, nil)
+		if tt.complain != "" {
+			if want := "database_url (CHATSVC_DATABASE_URL): " + tt.complain; err == nil || err.Error() != want {
+				t.Errorf("%s: error %v, want %s", tt.url, err, want)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tt.url, err)
+			continue
+		}
+		if _, isSQLite := got.SQLitePath(); isSQLite || got.DatabaseURL.Reveal() != tt.url || got.RedactedDatabase() != tt.shown {
+			t.Errorf("%s: SQLite %t, shown %s, want %s", tt.url, isSQLite, got.RedactedDatabase(), tt.shown)
+		}
+		if logged := got.LogValue().String(); !strings.Contains(logged, tt.shown) || strings.Contains(logged, "pw") {
+			t.Errorf("%s: logged %s", tt.url, logged)
+		}
+	}
+
+	// Behind a mesh, and then without TLS of its own.
+	if _, err := load(t, "allow_plaintext: true\n"+callers, []string{"OPENAI_API_KEY=sk-openai", "CHATSVC_DATABASE_URL=postgres://user:pw@db.example/chat"}, nil); err != nil {
+		t.Errorf("with allow_plaintext: %v", err)
+	}
+}
+
+func TestLoadDatabase(t *testing.T) {
+	environ := []string{"CHATSVC_DATABASE_URL=postgres://user:pw@localhost/chat", "CHATSVC_RETENTION_EVENTS=2h"}
+	c, err := LoadDatabase(Source{Environ: environ}) // nobody who answers, nobody who may call
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.DatabaseURL.Reveal() != "postgres://user:pw@localhost/chat" || c.Retention.Events != 2*time.Hour {
+		t.Errorf("got %+v", c)
+	}
+	_, err = LoadDatabase(Source{Environ: []string{"CHATSVC_DATABASE_URL=x", "CHATSVC_RETENTION_EVENTS=2s", "CHATSVC_LISTN=x", "CHATSVC_DEV=yes"}})
+	want := "CHATSVC_LISTN: no such variable\n" +
+		"dev (CHATSVC_DEV): must be true or false\n" +
+		"database_url (CHATSVC_DATABASE_URL): must be sqlite:PATH or postgres://USER@HOST/DATABASE\n" +
+		"retention.events (CHATSVC_RETENTION_EVENTS): must be from 1h to 8760h"
+	if err == nil || err.Error() != want {
+		t.Errorf("got:\n%v\nwant:\n%s", err, want)
 	}
 }

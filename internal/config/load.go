@@ -37,6 +37,19 @@ type Source struct {
 // With dev, addresses must be loopback, the team `dev` has the key DevKey, and where nothing else is set reflection is open,
 // the log is text, and the upstream is the simulator; a base URL for the upstream, or its mode, says otherwise.
 func Load(src Source) (*Config, error) {
+	return read(src, (*loader).validate)
+}
+
+// LoadDatabase is Load for what only works on the database: whatever is set must be readable, but who answers and who may
+// call need not be.
+func LoadDatabase(src Source) (*Config, error) {
+	return read(src, func(l *loader) {
+		l.database()
+		l.retention()
+	})
+}
+
+func read(src Source, validate func(*loader)) (*Config, error) {
 	l := &loader{ko: koanf.New("."), origin: make(map[string]string), config: Default()}
 	if err := l.file(src.File); err != nil {
 		return nil, err
@@ -49,7 +62,7 @@ func Load(src Source) (*Config, error) {
 		l.config.Auth.APIKeys = append(l.config.Auth.APIKeys,
 			APIKey{SHA256: auth.Digest(l.config.DevKey.Reveal()), Team: "dev", Client: "dev"})
 	}
-	l.validate()
+	validate(l)
 	if len(l.errs) > 0 {
 		return nil, errors.Join(l.errs...)
 	}

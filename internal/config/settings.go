@@ -31,8 +31,8 @@ func Settings() []Setting {
 	defaults := Default()
 	for _, f := range fields() {
 		f.Default = f.text(&defaults)
-		if f.Name == "database_url" { // Redacted because of others' passwords; the default has none.
-			f.Default = defaults.DatabaseURL.Reveal()
+		if f.Name == "database_url" { // hidden because of others' passwords
+			f.Default = defaults.RedactedDatabase()
 		}
 		settings = append(settings, f.Setting)
 	}
@@ -73,7 +73,7 @@ func fields() []field {
 	all := []field{
 		{Setting{Name: "listen", Flag: "listen", Meaning: "Where callers connect"}, func(c *Config) any { return &c.Listen }},
 		{Setting{Name: "admin_listen", Flag: "admin-listen", Meaning: "Where `/livez` and `/readyz` answer"}, func(c *Config) any { return &c.AdminListen }},
-		{Setting{Name: "database_url", Flag: "database-url", Meaning: "Where conversations are kept: `sqlite:PATH`"}, func(c *Config) any { return &c.DatabaseURL }},
+		{Setting{Name: "database_url", Flag: "database-url", Meaning: "Where conversations are kept: `sqlite:PATH`, or `postgres://USER@HOST/DATABASE` for several replicas"}, func(c *Config) any { return &c.DatabaseURL }},
 		{Setting{Name: "default_model", Flag: "default-model", Meaning: "The model of a request that names none; with the simulator `sim`"}, func(c *Config) any { return &c.DefaultModel }},
 		{Setting{Name: "upstream.mode", Flag: "upstream", Meaning: "Who answers: `openai`, or the embedded `simulator`, which is the default with `--dev` and no base URL"}, func(c *Config) any { return &c.Upstream.Mode }},
 		{Setting{Name: "upstream.base_url", Env: "CHATSVC_OPENAI_BASE_URL", Meaning: "The upstream's base URL; `OPENAI_BASE_URL` is not read"}, func(c *Config) any { return &c.Upstream.BaseURL }},
@@ -89,6 +89,8 @@ func fields() []field {
 		{Setting{Name: "limits.max_concurrent_streams", Meaning: "How many calls may run on one connection"}, func(c *Config) any { return &c.Limits.MaxConcurrentStreams }},
 		{Setting{Name: "limits.max_turn_duration", Meaning: "How long a turn may take that has no other deadline"}, func(c *Config) any { return &c.Limits.MaxTurnDuration }},
 		{Setting{Name: "limits.shutdown_grace", Meaning: "How long running turns get when the server is told to stop"}, func(c *Config) any { return &c.Limits.ShutdownGrace }},
+		{Setting{Name: "retention.one_shots", Meaning: "How long the content of a turn outside of a conversation is kept; at least `24h`"}, func(c *Config) any { return &c.Retention.OneShots }},
+		{Setting{Name: "retention.events", Meaning: "How long the events of an ended turn can be replayed; at least `1h`"}, func(c *Config) any { return &c.Retention.Events }},
 		{Setting{Name: "log.level", Flag: "log-level", Meaning: "`debug`, `info`, `warn` or `error`"}, func(c *Config) any { return &c.Log.Level }},
 		{Setting{Name: "log.format", Flag: "log-format", Meaning: "`json`, or `text`, which is the default with `dev`"}, func(c *Config) any { return &c.Log.Format }},
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ func (l *loader) validate() {
 	l.upstream()
 	l.callers()
 	l.bounds()
+	l.retention()
 }
 
 func (l *loader) addresses() {
@@ -58,18 +60,48 @@ func loopback(host string) bool {
 }
 
 func (l *loader) database() {
-	u := l.config.DatabaseURL.Reveal()
-	switch path, isSQLite := strings.CutPrefix(u, "sqlite:"); {
-	case isSQLite && path == "":
-		l.fail("database_url", "names no file: use sqlite:PATH")
-	case isSQLite && strings.Contains(path, ":memory:"):
-		l.fail("database_url", "must be a file: conversations have to survive a restart")
-	case isSQLite:
-	case strings.HasPrefix(u, "postgres://"), strings.HasPrefix(u, "postgresql://"):
-		l.fail("database_url", "PostgreSQL comes with a later release: use sqlite:PATH")
-	default:
-		l.fail("database_url", "must be sqlite:PATH")
+	const name, forms = "database_url", "must be sqlite:PATH or postgres://USER@HOST/DATABASE"
+	c := &l.config
+	if path, isSQLite := c.SQLitePath(); isSQLite {
+		switch {
+		case path == "":
+			l.fail(name, "names no file: use sqlite:PATH")
+		case strings.Contains(path, ":memory:"):
+			l.fail(name, "must be a file: conversations have to survive a restart")
+		}
+		return
 	}
+	u, err := url.Parse(c.DatabaseURL.Reveal()) // whose error repeats the password
+	switch {
+	case err != nil, u.Scheme != "postgres" && u.Scheme != "postgresql", u.Opaque != "":
+		l.fail(name, forms)
+	case u.Query().Has("host"):
+		l.fail(name, "names its host in a parameter: use postgres://USER@HOST/DATABASE")
+	case u.Host == "":
+		l.fail(name, "names no host: use postgres://USER@HOST/DATABASE")
+	case strings.Trim(u.Path, "/") == "":
+		l.fail(name, "names no database: use postgres://USER@HOST/DATABASE")
+	case u.Fragment != "":
+		l.fail(name, "has a # in it, which must be written as %%23")
+	case !c.AllowPlaintext && !encrypted(u.Query()) && !loopbackHosts(u.Host):
+		l.fail(name, "would send conversations in the clear: add ?sslmode=verify-full, or set allow_plaintext where something else encrypts")
+	}
+}
+
+// encrypted reports whether a connection with these parameters has TLS or fails. Without sslmode, a client takes what
+// the server offers.
+func encrypted(parameters url.Values) bool {
+	return slices.Contains([]string{"require", "verify-ca", "verify-full"}, parameters.Get("sslmode"))
+}
+
+// loopbackHosts is loopback for the hosts of a PostgreSQL URL, which may be several, each with a port.
+func loopbackHosts(hosts string) bool {
+	for address := range strings.SplitSeq(hosts, ",") {
+		if u := (url.URL{Host: address}); !loopback(u.Hostname()) {
+			return false
+		}
+	}
+	return true
 }
 
 // modelName is the rule of CreateTurnRequest.model.
@@ -149,22 +181,25 @@ func (l *loader) callers() {
 
 func (l *loader) bounds() {
 	c := &l.config
-	for _, b := range []struct {
-		name     string
-		value    time.Duration
-		min, max time.Duration
-	}{
-		{"upstream.first_event_timeout", c.Upstream.FirstEventTimeout, time.Millisecond, time.Hour},
-		{"upstream.idle_timeout", c.Upstream.IdleTimeout, time.Millisecond, time.Hour},
-		{"upstream.connect_timeout", c.Upstream.ConnectTimeout, time.Millisecond, time.Hour},
-		{"limits.max_turn_duration", c.Limits.MaxTurnDuration, time.Second, 24 * time.Hour},
-		{"limits.shutdown_grace", c.Limits.ShutdownGrace, 0, 24 * time.Hour},
-	} {
-		if b.value < b.min || b.value > b.max {
-			l.fail(b.name, "must be from %s to %s", short(b.min), short(b.max))
-		}
-	}
+	l.between("upstream.first_event_timeout", c.Upstream.FirstEventTimeout, time.Millisecond, time.Hour)
+	l.between("upstream.idle_timeout", c.Upstream.IdleTimeout, time.Millisecond, time.Hour)
+	l.between("upstream.connect_timeout", c.Upstream.ConnectTimeout, time.Millisecond, time.Hour)
+	l.between("limits.max_turn_duration", c.Limits.MaxTurnDuration, time.Second, 24*time.Hour)
+	l.between("limits.shutdown_grace", c.Limits.ShutdownGrace, 0, 24*time.Hour)
 	if c.Limits.MaxConcurrentStreams == 0 {
 		l.fail("limits.max_concurrent_streams", "must be at least 1")
+	}
+}
+
+func (l *loader) retention() {
+	const year = 365 * 24 * time.Hour
+	r := &l.config.Retention
+	l.between("retention.one_shots", r.OneShots, 24*time.Hour, year) // a request_id stands for its answer that long
+	l.between("retention.events", r.Events, time.Hour, year)
+}
+
+func (l *loader) between(name string, value, least, most time.Duration) {
+	if value < least || value > most {
+		l.fail(name, "must be from %s to %s", short(least), short(most))
 	}
 }

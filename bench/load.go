@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
@@ -19,13 +20,27 @@ type workload struct {
 	Name   string
 	Stream bool
 	Tokens int // of each answer
+	// Repeatable: each call has a request_id of its own, as chatclient sends it.
+	Repeatable bool
+	// Dialogue is how many calls go on in one conversation; then the caller creates the next one. 0 is one-shot.
+	Dialogue int
 }
 
-// workloads are what is measured: a short answer as a whole, and a long one token by token, as fast as the upstream sends.
-func workloads() []workload {
+// floorWorkloads are what chatsvc and the floors are measured with: a short answer as a whole, and a long one token by
+// token, as fast as the upstream sends.
+func floorWorkloads() []workload {
 	return []workload{
 		{Name: "unary", Tokens: 20},
 		{Name: "stream", Stream: true, Tokens: 200},
+	}
+}
+
+// storeWorkloads are what stores are measured with: short answers, so that a turn is mostly its records. That a
+// conversation is created for every ten turns is part of what they cost, and not of their latency.
+func storeWorkloads() []workload {
+	return []workload{
+		{Name: "one-shot turns", Tokens: 20, Repeatable: true},
+		{Name: "turns in conversations of ten", Tokens: 20, Repeatable: true, Dialogue: 10},
 	}
 }
 
@@ -55,16 +70,18 @@ type tally struct {
 // drive makes callers repeat the call for as long as duration, and then waits for the calls that still run: all that
 // was begun is counted, so that CPU and counts taken before and after belong to exactly these calls. An answer other
 // than want, or an error, ends it.
-func drive(ctx context.Context, clients []chatsvcv1.ChatServiceClient, callers int, w workload, want string, duration time.Duration) (tally, error) {
+func drive(ctx context.Context, conns []*grpc.ClientConn, callers int, w workload, want string, duration time.Duration) (tally, error) {
 	group, ctx := errgroup.WithContext(ctx)
-	tallies := make([]tally, callers)
+	all := make([]*caller, callers)
 	start := time.Now()
-	for i := range tallies {
-		client := clients[i%len(clients)]
+	for i := range all {
+		conn := conns[i%len(conns)]
+		c := &caller{chat: chatsvcv1.NewChatServiceClient(conn), conversations: chatsvcv1.NewConversationServiceClient(conn)}
+		all[i] = c
 		group.Go(func() error {
 			for time.Since(start) < duration {
-				if err := tallies[i].call(ctx, client, w, want); err != nil {
-					return fmt.Errorf("%s call: %w", w.Name, err)
+				if err := c.call(ctx, w, want); err != nil {
+					return fmt.Errorf("%s: %w", w.Name, err)
 				}
 			}
 			return nil
@@ -74,30 +91,53 @@ func drive(ctx context.Context, clients []chatsvcv1.ChatServiceClient, callers i
 		return tally{}, err
 	}
 	total := tally{elapsed: time.Since(start)}
-	for _, t := range tallies {
-		total.latencies = append(total.latencies, t.latencies...)
-		total.firsts = append(total.firsts, t.firsts...)
-		total.messages += t.messages
+	for _, c := range all {
+		total.latencies = append(total.latencies, c.seen.latencies...)
+		total.firsts = append(total.firsts, c.seen.firsts...)
+		total.messages += c.seen.messages
 	}
 	slices.Sort(total.latencies)
 	slices.Sort(total.firsts)
 	return total, nil
 }
 
-// call makes one call and adds it to t.
-func (t *tally) call(ctx context.Context, client chatsvcv1.ChatServiceClient, w workload, want string) error {
+// A caller makes one call after the other.
+type caller struct {
+	chat          chatsvcv1.ChatServiceClient
+	conversations chatsvcv1.ConversationServiceClient
+	seen          tally
+	conversation  string // name of the one that it is in
+	left          int    // calls until it begins another
+}
+
+// call makes one call.
+func (c *caller) call(ctx context.Context, w workload, want string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	start := time.Now()
-	if !w.Stream {
-		turn, err := client.CreateTurn(ctx, w.request())
+	req := w.request()
+	if w.Repeatable {
+		id, err := uuid.NewV7()
 		if err != nil {
 			return err
 		}
-		t.latencies = append(t.latencies, time.Since(start))
+		req.RequestId = id.String()
+	}
+	if w.Dialogue > 0 {
+		if err := c.converse(ctx, w.Dialogue); err != nil {
+			return err
+		}
+		req.Conversation = c.conversation
+	}
+	start := time.Now()
+	if !w.Stream {
+		turn, err := c.chat.CreateTurn(ctx, req)
+		if err != nil {
+			return err
+		}
+		c.seen.latencies = append(c.seen.latencies, time.Since(start))
 		return same(turn.GetOutputText(), want)
 	}
-	stream, err := client.StreamTurn(ctx, w.request())
+	stream, err := c.chat.StreamTurn(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -105,10 +145,24 @@ func (t *tally) call(ctx context.Context, client chatsvcv1.ChatServiceClient, w 
 	if err != nil {
 		return err
 	}
-	t.latencies = append(t.latencies, time.Since(start))
-	t.firsts = append(t.firsts, first)
-	t.messages += messages
+	c.seen.latencies = append(c.seen.latencies, time.Since(start))
+	c.seen.firsts = append(c.seen.firsts, first)
+	c.seen.messages += messages
 	return same(got, want)
+}
+
+// converse begins a conversation where the last one has had all its calls.
+func (c *caller) converse(ctx context.Context, calls int) error {
+	if c.left > 0 {
+		c.left--
+		return nil
+	}
+	created, err := c.conversations.CreateConversation(ctx, &chatsvcv1.CreateConversationRequest{})
+	if err != nil {
+		return fmt.Errorf("creating a conversation: %w", err)
+	}
+	c.conversation, c.left = created.GetName(), calls-1
+	return nil
 }
 
 // readText reads stream to its end. It returns the text, when its first piece came after start, and in how many messages

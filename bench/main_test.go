@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// TestMain lets the test binary be its own floor and simulator, as the program is.
+// TestMain lets the test binary be its own processes, as the program is.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == floorCommand || os.Args[1] == simulateCommand) {
+	if len(os.Args) > 1 && slices.Contains([]string{floorCommand, simulateCommand, forgetCommand}, os.Args[1]) {
 		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
@@ -67,6 +67,41 @@ func TestBenchMeasuresTheFloors(t *testing.T) {
 	}
 }
 
+func TestBenchMeasuresAStoreThatForgets(t *testing.T) {
+	if !supported {
+		t.Skip("skipped: measuring needs Linux")
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	raw := filepath.Join(t.TempDir(), "bench.json")
+	var stdout, stderr strings.Builder
+	args := []string{"-store", "-only", "forgetful", "-callers", "1,4", "-duration", "100ms", "-reps", "1", "-json", raw}
+	if code := run(t.Context(), args, &stdout, &stderr); code != 0 {
+		t.Fatalf("exit code %d\n%s", code, stderr.String())
+	}
+	for _, want := range []string{"one-shot turns, 20 tokens each, callers: 4", "turns in conversations of ten", "commits / turn"} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("the report does not say %q:\n%s", want, stdout.String())
+		}
+	}
+	content, err := os.ReadFile(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal(content, &r); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Samples) != 4 { // two workloads, two numbers of callers
+		t.Errorf("%d samples, want 4", len(r.Samples))
+	}
+	for _, s := range r.Samples {
+		// Every answer was compared with the simulator's, and every call counted there.
+		if s.Turns == 0 || s.ServerCPU == 0 || s.P50 <= 0 || s.Commits != 0 || s.DatabaseCPU != 0 {
+			t.Errorf("measured %+v", s)
+		}
+	}
+}
+
 func TestBenchSaysWhyAProcessEnded(t *testing.T) {
 	if !supported {
 		t.Skip("skipped: measuring needs Linux")
@@ -95,9 +130,14 @@ func TestOptions(t *testing.T) {
 		{"-only chatsvc,floor", "floor,chatsvc"},
 		{"-only floor,flor", `-only: "flor" is none of floor, pooled, chatsvc`},
 		{"faster", `"faster" is no flag`},
-		{"-reps 0", "at least 1 caller, 1 repetition and 100ms are needed"},
-		{"-callers 0", "at least 1 caller, 1 repetition and 100ms are needed"},
-		{"-duration 1ms", "at least 1 caller, 1 repetition and 100ms are needed"},
+		{"-store", "forgetful,sqlite,postgres"},
+		{"-store -only sqlite,forgetful", "forgetful,sqlite"},
+		{"-store -only floor", `-only: "floor" is none of forgetful, sqlite, postgres`},
+		{"-only sqlite", `-only: "sqlite" is none of floor, pooled, chatsvc`},
+		{"-reps 0", "at least 1 repetition and 100ms are needed"},
+		{"-callers 0", `-callers: "0" is no number of callers`},
+		{"-callers 1,,2", `-callers: "" is no number of callers`},
+		{"-duration 1ms", "at least 1 repetition and 100ms are needed"},
 	} {
 		o, err := parseOptions(strings.Fields(tc.args), io.Discard)
 		got := strings.Join(o.Targets, ",")
@@ -108,8 +148,22 @@ func TestOptions(t *testing.T) {
 			t.Errorf("bench %s\ngot  %s\nwant %s", tc.args, got, tc.want)
 		}
 	}
-	o, err := parseOptions([]string{"-short", "-reps", "9"}, io.Discard)
-	if err != nil || o.Reps != 1 || o.Duration != time.Second || o.Callers != 16 {
-		t.Errorf("-short is %+v (%v)", o, err)
+	for _, tc := range []struct {
+		args     string
+		callers  []int
+		duration time.Duration
+		reps     int
+	}{
+		{"", []int{64}, 5 * time.Second, 3},
+		{"-callers 2,8", []int{2, 8}, 5 * time.Second, 3},
+		{"-short -reps 9 -callers 3", []int{16}, time.Second, 1},
+		{"-store", []int{1, 32, 256}, 3 * time.Second, 3},
+		{"-store -duration 5s -callers 4", []int{4}, 5 * time.Second, 3},
+		{"-store -short", []int{1, 32, 256}, time.Second, 1},
+	} {
+		o, err := parseOptions(strings.Fields(tc.args), io.Discard)
+		if err != nil || o.Reps != tc.reps || o.Duration != tc.duration || !slices.Equal(o.Callers, tc.callers) {
+			t.Errorf("bench %s is %+v (%v)", tc.args, o, err)
+		}
 	}
 }

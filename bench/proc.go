@@ -3,9 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -19,30 +21,53 @@ func cpuTime(pid int) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("reading CPU time: %w", err)
 	}
-	return parseCPUTime(string(stat))
+	own, _, err := parseCPUTime(string(stat))
+	return own, err
 }
 
-// parseCPUTime reads the CPU time from the content of /proc/PID/stat.
-func parseCPUTime(stat string) (time.Duration, error) {
-	// The name of the program, in parentheses, may itself have spaces and parentheses.
-	end := strings.LastIndexByte(stat, ')')
-	if end < 0 {
-		return 0, errors.New("reading CPU time: no program name in /proc/PID/stat")
-	}
-	const user, system = 14 - 3, 15 - 3 // proc_pid_stat(5) counts from 1; the first after the name is number 3
-	fields := strings.Fields(stat[end+1:])
-	if len(fields) <= system {
-		return 0, fmt.Errorf("reading CPU time: %d fields after the name in /proc/PID/stat", len(fields))
-	}
-	var ticks uint64
-	for _, i := range []int{user, system} {
-		n, err := strconv.ParseUint(fields[i], 10, 48)
+// familyCPUTime returns the CPU time of a process, the first, and of its children, the others, with that of the children
+// that have ended. Of one that ends just now it may have nothing, if the first does not know it yet.
+func familyCPUTime(pids []int) (total time.Duration, err error) {
+	for i, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if i > 0 && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)) {
+			continue
+		}
 		if err != nil {
 			return 0, fmt.Errorf("reading CPU time: %w", err)
 		}
-		ticks += n
+		own, reaped, err := parseCPUTime(string(stat))
+		if err != nil {
+			return 0, err
+		}
+		total += own
+		if i == 0 {
+			total += reaped
+		}
 	}
-	return time.Duration(ticks) * clockTick, nil
+	return total, nil
+}
+
+// parseCPUTime reads from the content of /proc/PID/stat the CPU time of the process, and that of its children that have
+// ended.
+func parseCPUTime(stat string) (own, reaped time.Duration, err error) {
+	// The name of the program, in parentheses, may itself have spaces and parentheses.
+	end := strings.LastIndexByte(stat, ')')
+	if end < 0 {
+		return 0, 0, errors.New("reading CPU time: no program name in /proc/PID/stat")
+	}
+	const user = 14 - 3 // proc_pid_stat(5) counts from 1; the first after the name is number 3
+	fields := strings.Fields(stat[end+1:])
+	if len(fields) < user+4 {
+		return 0, 0, fmt.Errorf("reading CPU time: %d fields after the name in /proc/PID/stat", len(fields))
+	}
+	var ticks [4]int64 // user and system; user and system of children
+	for i, field := range fields[user : user+4] {
+		if ticks[i], err = strconv.ParseInt(field, 10, 48); err != nil {
+			return 0, 0, fmt.Errorf("reading CPU time: %w", err)
+		}
+	}
+	return time.Duration(ticks[0]+ticks[1]) * clockTick, time.Duration(ticks[2]+ticks[3]) * clockTick, nil
 }
 
 // residentBytes returns the memory of a process that is in RAM.

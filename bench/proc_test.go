@@ -9,21 +9,21 @@ import (
 func TestParseCPUTime(t *testing.T) {
 	const rest = " S 1 2 3 0 -1 4194560 300 0 0 0 1234 66 7 8 20 0 9 0 5000 1 2"
 	for _, tc := range []struct {
-		name, stat string
-		want       time.Duration
-		fails      bool
+		name, stat  string
+		own, reaped time.Duration
+		fails       bool
 	}{
-		{"plain", "42 (chatsvc)" + rest, 13 * time.Second, false},
-		{"a name with spaces and parentheses", "42 (a) b (c 1 2))" + rest, 13 * time.Second, false},
-		{"no name", "42 chatsvc S 1", 0, true},
-		{"cut short", "42 (chatsvc) S 1 2 3", 0, true},
-		{"no number", "42 (chatsvc) S 1 2 3 0 -1 4194560 300 0 0 0 x 66 7", 0, true},
-		{"empty", "", 0, true},
+		{"plain", "42 (chatsvc)" + rest, 13 * time.Second, 150 * time.Millisecond, false},
+		{"a name with spaces and parentheses", "42 (a) b (c 1 2))" + rest, 13 * time.Second, 150 * time.Millisecond, false},
+		{"no name", "42 chatsvc S 1", 0, 0, true},
+		{"cut short", "42 (chatsvc) S 1 2 3", 0, 0, true},
+		{"no number", "42 (chatsvc) S 1 2 3 0 -1 4194560 300 0 0 0 x 66 7 8", 0, 0, true},
+		{"empty", "", 0, 0, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := parseCPUTime(tc.stat)
-			if got != tc.want || (err != nil) != tc.fails {
-				t.Errorf("got %v, %v; want %v", got, err, tc.want)
+			own, reaped, err := parseCPUTime(tc.stat)
+			if own != tc.own || reaped != tc.reaped || (err != nil) != tc.fails {
+				t.Errorf("got %v and %v, %v; want %v and %v", own, reaped, err, tc.own, tc.reaped)
 			}
 		})
 	}

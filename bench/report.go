@@ -15,10 +15,11 @@ import (
 
 // A report is everything that a run found. Its JSON has the samples as they were taken.
 type report struct {
-	Machine  machine      `json:"machine"`
-	Options  options      `json:"options"`
-	Datasync datasyncTime `json:"datasync"`
-	Samples  []sample     `json:"samples"`
+	Machine  machine                 `json:"machine"`
+	Options  options                 `json:"options"`
+	Datasync datasyncTime            `json:"datasync"`
+	Commits  map[string][]commitTime `json:"commits,omitempty"` // of each database, before each repetition
+	Samples  []sample                `json:"samples"`
 }
 
 // A machine is where a run was made.
@@ -51,6 +52,7 @@ type metric struct {
 	of       func(sample) float64
 	decimals int
 	streams  bool // has a meaning for streams only
+	stores   bool // has a meaning for stores only
 }
 
 func metrics() []metric {
@@ -61,11 +63,13 @@ func metrics() []metric {
 		return func(s sample) float64 { return microseconds(d(s)) / 1000 }
 	}
 	return []metric{
-		{name: "CPU µs / turn", of: perTurn(func(s sample) time.Duration { return s.ServerCPU })},
+		{name: "CPU µs / turn", of: cpuPerTurn},
+		{name: "database's CPU µs / turn", of: perTurn(func(s sample) time.Duration { return s.DatabaseCPU }), stores: true},
+		{name: "commits / turn", of: commitsPerTurn, decimals: 3, stores: true},
 		{name: "CPU µs / delta", of: func(s sample) float64 { return microseconds(s.ServerCPU) / float64(s.Deltas) }, decimals: 2, streams: true},
 		{name: "turns / s", of: func(s sample) float64 { return float64(s.Turns) / s.Elapsed.Seconds() }},
-		{name: "latency p50 ms", of: milliseconds(func(s sample) time.Duration { return s.P50 }), decimals: 1},
-		{name: "latency p99 ms", of: milliseconds(func(s sample) time.Duration { return s.P99 }), decimals: 1},
+		{name: "latency p50 ms", of: p50, decimals: 2},
+		{name: "latency p99 ms", of: milliseconds(func(s sample) time.Duration { return s.P99 }), decimals: 2},
 		{name: "first text p50 ms", of: milliseconds(func(s sample) time.Duration { return s.FirstTextP50 }), decimals: 1, streams: true},
 		{name: "deltas / message", of: func(s sample) float64 { return float64(s.Deltas) / float64(s.Messages) }, decimals: 1, streams: true},
 		{name: "new upstream connections", of: func(s sample) float64 { return float64(s.Connections) }},
@@ -73,29 +77,47 @@ func metrics() []metric {
 		{name: "simulator CPU µs / turn", of: perTurn(func(s sample) time.Duration { return s.SimulatorCPU })},
 		{name: "callers' CPU µs / turn", of: perTurn(func(s sample) time.Duration { return s.ClientCPU })},
 		// Callers never pause: where this is well below the number of CPUs, something waits, or something else runs.
-		{name: "CPUs busy in all three", of: func(s sample) float64 {
-			return (s.ServerCPU + s.SimulatorCPU + s.ClientCPU).Seconds() / s.Elapsed.Seconds()
+		{name: "CPUs busy in all of it", of: func(s sample) float64 {
+			return (s.ServerCPU + s.DatabaseCPU + s.SimulatorCPU + s.ClientCPU).Seconds() / s.Elapsed.Seconds()
 		}, decimals: 2},
 	}
 }
 
+func commitsPerTurn(s sample) float64 { return float64(s.Commits) / float64(s.Turns) }
+
+func cpuPerTurn(s sample) float64 { return microseconds(s.ServerCPU) / float64(s.Turns) }
+
+func p50(s sample) float64 { return microseconds(s.P50) / 1000 }
+
 func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// print writes a table for each workload: medians of the targets, and medians of their ratios.
+// print writes a table for each workload and number of callers: medians of the targets, and medians of their ratios.
 func (r report) print(w io.Writer) error {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s/%s, %d CPUs, %s; write and datasync of 4 KiB: p50 %s, p99 %s\n", r.Machine.OS, r.Machine.Arch, r.Machine.CPUs, r.Machine.Go,
 		r.Datasync.P50.Round(time.Microsecond), r.Datasync.P99.Round(time.Microsecond))
-	fmt.Fprintf(&text, "medians of %d repetitions of %s with %d callers\n", r.Options.Reps, r.Options.Duration, r.Options.Callers)
-	for _, load := range workloads() {
-		fmt.Fprintf(&text, "\n%s, %d tokens each\n", load.Name, load.Tokens)
-		table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
-		if _, err := io.WriteString(table, r.rows(load)); err != nil {
-			return fmt.Errorf("aligning the report: %w", err)
+	for _, target := range r.Options.Targets {
+		if took := r.Commits[target]; len(took) > 0 {
+			fmt.Fprintf(&text, "one commit of one row, %s: p50 %.3fms, p99 %.3fms\n", target,
+				median(commits(took, func(c commitTime) time.Duration { return c.P50 })),
+				median(commits(took, func(c commitTime) time.Duration { return c.P99 })))
 		}
-		if err := table.Flush(); err != nil {
-			return fmt.Errorf("aligning the report: %w", err)
+	}
+	fmt.Fprintf(&text, "medians of %d repetitions of %s\n", r.Options.Reps, r.Options.Duration)
+	for _, load := range r.Options.workloads() {
+		for _, callers := range r.Options.Callers {
+			fmt.Fprintf(&text, "\n%s, %d tokens each, callers: %d\n", load.Name, load.Tokens, callers)
+			table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
+			if _, err := io.WriteString(table, r.rows(load, callers)); err != nil {
+				return fmt.Errorf("aligning the report: %w", err)
+			}
+			if err := table.Flush(); err != nil {
+				return fmt.Errorf("aligning the report: %w", err)
+			}
 		}
+	}
+	if lines := r.goals(); len(lines) > 0 {
+		fmt.Fprintf(&text, "\n%s\n", strings.Join(lines, "\n"))
 	}
 	if _, err := io.WriteString(w, text.String()); err != nil {
 		return fmt.Errorf("printing the report: %w", err)
@@ -103,8 +125,17 @@ func (r report) print(w io.Writer) error {
 	return nil
 }
 
+// commits returns one figure of each measurement, in milliseconds.
+func commits(took []commitTime, of func(commitTime) time.Duration) []float64 {
+	all := make([]float64, len(took))
+	for i, t := range took {
+		all[i] = microseconds(of(t)) / 1000
+	}
+	return all
+}
+
 // rows returns the table of a workload with a tab after each cell.
-func (r report) rows(load workload) string {
+func (r report) rows(load workload, callers int) string {
 	var rows strings.Builder
 	row := func(name string, cells []string) {
 		fmt.Fprintf(&rows, "%-24s\t%s\t\n", name, strings.Join(cells, "\t")) // the name alone stands to the left
@@ -116,22 +147,22 @@ func (r report) rows(load workload) string {
 	}
 	row("", header)
 	for _, m := range metrics() {
-		if m.streams && !load.Stream {
+		if m.streams && !load.Stream || m.stores && !r.Options.Store {
 			continue
 		}
 		var cells []string
 		for _, target := range r.Options.Targets {
-			cells = append(cells, strconv.FormatFloat(median(r.values(load, target, m)), 'f', m.decimals, 64))
+			cells = append(cells, strconv.FormatFloat(median(r.values(load, callers, target, m.of)), 'f', m.decimals, 64))
 		}
 		for _, p := range pairs {
-			cells = append(cells, ratio(r.values(load, p[0], m), r.values(load, p[1], m)))
+			cells = append(cells, ratio(r.values(load, callers, p[0], m.of), r.values(load, callers, p[1], m.of)))
 		}
 		row(m.name, cells)
 	}
 	return rows.String()
 }
 
-// pairs returns which targets are compared with which: each with the floors before it.
+// pairs returns which targets are compared with which: each with those before it.
 func (r report) pairs() [][2]string {
 	var pairs [][2]string
 	for i, target := range r.Options.Targets {
@@ -142,12 +173,12 @@ func (r report) pairs() [][2]string {
 	return pairs
 }
 
-// values returns the metric in each repetition.
-func (r report) values(load workload, target string, m metric) []float64 {
+// values returns a metric in each repetition.
+func (r report) values(load workload, callers int, target string, of func(sample) float64) []float64 {
 	var values []float64
 	for _, s := range r.Samples {
-		if s.Workload == load.Name && s.Target == target {
-			values = append(values, m.of(s))
+		if s.Workload == load.Name && s.Callers == callers && s.Target == target {
+			values = append(values, of(s))
 		}
 	}
 	return values
@@ -155,12 +186,17 @@ func (r report) values(load workload, target string, m metric) []float64 {
 
 // ratio returns the median of the ratios within each repetition, or a dash where one would divide by zero.
 func ratio(values, by []float64) string {
-	ratios := make([]float64, len(values))
-	for i := range values {
-		if by[i] == 0 {
-			return "–"
-		}
-		ratios[i] = values[i] / by[i]
+	if slices.Contains(by, 0) {
+		return "–"
 	}
-	return strconv.FormatFloat(median(ratios), 'f', 2, 64)
+	return strconv.FormatFloat(median(combine(values, by, func(a, b float64) float64 { return a / b })), 'f', 2, 64)
+}
+
+// combine returns f of the values of each repetition.
+func combine(values, others []float64, f func(value, other float64) float64) []float64 {
+	combined := make([]float64, len(values))
+	for i := range values {
+		combined[i] = f(values[i], others[i])
+	}
+	return combined
 }

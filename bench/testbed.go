@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,16 +14,20 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/chatsvc/chatsvc/internal/pgtest"
 )
 
 // startTimeout bounds the time that a process takes until it listens.
 const startTimeout = 20 * time.Second
 
-// A testbed holds the processes of a run, and the folder for what they write.
+// A testbed holds the processes and the databases of a run, and the folder for what they write.
 type testbed struct {
-	dir  string
-	fail context.CancelCauseFunc
-	wg   sync.WaitGroup
+	dir       string
+	fail      context.CancelCauseFunc
+	wg        sync.WaitGroup
+	databases []database
+	chatsvc   string // the program, once it is built
 }
 
 // newTestbed returns a testbed, and the context of the run. Until close, the end of any process is the end of that
@@ -40,7 +45,11 @@ func newTestbed(ctx context.Context) (context.Context, *testbed, error) {
 func (t *testbed) close() error {
 	t.fail(nil)
 	t.wg.Wait()
-	return os.RemoveAll(t.dir)
+	var errs []error
+	for _, db := range t.databases {
+		errs = append(errs, db.close())
+	}
+	return errors.Join(append(errs, os.RemoveAll(t.dir))...)
 }
 
 // A server is a process that listens.
@@ -146,15 +155,32 @@ func (t *testbed) startSelf(ctx context.Context, name, address string, args ...s
 	return t.start(ctx, name, address, nil, self, args...)
 }
 
-// startChatsvc starts chatsvc, built from this module unless binary names one, as it is run in earnest: an API key,
-// and SQLite on the disk of the testbed.
-func (t *testbed) startChatsvc(ctx context.Context, binary, key, address, upstream string) (server, error) {
+// startForgetful starts chatsvc on a store that forgets; it is this program again.
+func (t *testbed) startForgetful(ctx context.Context, key, address, upstream string) (server, error) {
+	return t.startSelf(ctx, targetForgetful, address, forgetCommand, "-listen", address, "-upstream", upstream, "-key", key)
+}
+
+// startDatabase makes the database of a target, on the disk of the testbed.
+func (t *testbed) startDatabase(ctx context.Context, target string) (database, error) {
+	if target != targetPostgres {
+		return sqliteFile{path: filepath.Join(t.dir, target+".db")}, nil
+	}
+	// Not below our folder, which PostgreSQL's own user may not enter.
+	db, err := startPostgres(ctx, pgtest.Options{})
+	if err != nil {
+		return nil, err
+	}
+	t.databases = append(t.databases, db)
+	return db, nil
+}
+
+// startChatsvc starts chatsvc, built from this module unless binary names one, as it is run in earnest: with an API key,
+// and with the defaults for all else.
+func (t *testbed) startChatsvc(ctx context.Context, name, binary, key, address, upstream, databaseURL string) (server, error) {
 	if binary == "" {
-		binary = filepath.Join(t.dir, "chatsvc")
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "github.com/chatsvc/chatsvc/cmd/chatsvc") //nolint:gosec // The path is in our own folder.
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if output, err := build.CombinedOutput(); err != nil {
-			return server{}, fmt.Errorf("building chatsvc: %w\n%s", err, output)
+		var err error
+		if binary, err = t.build(ctx); err != nil {
+			return server{}, err
 		}
 	}
 	binary, err := filepath.Abs(binary)
@@ -165,19 +191,42 @@ func (t *testbed) startChatsvc(ctx context.Context, binary, key, address, upstre
 	if err != nil {
 		return server{}, err
 	}
-	config := filepath.Join(t.dir, "chatsvc.yaml")
+	config := filepath.Join(t.dir, name+".yaml")
 	digest := sha256.Sum256([]byte(key))
 	content := fmt.Sprintf("auth:\n  api_keys:\n    - {sha256: %s, team: bench, client: bench}\n", hex.EncodeToString(digest[:]))
 	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
 		return server{}, fmt.Errorf("configuring chatsvc: %w", err)
 	}
-	return t.start(ctx, targetChatsvc, address, []string{
+	env := []string{
 		"CHATSVC_LISTEN=" + address,
 		"CHATSVC_ADMIN_LISTEN=" + admin,
 		"CHATSVC_OPENAI_BASE_URL=" + upstream,
-		"CHATSVC_DATABASE_URL=sqlite:" + filepath.Join(t.dir, "chatsvc.db"),
+		"CHATSVC_DATABASE_URL=" + databaseURL,
 		"OPENAI_API_KEY=" + upstreamKey,
-	}, binary, "serve", "--config", config)
+	}
+	if isPostgres(databaseURL) {
+		migrate := exec.CommandContext(ctx, binary, "migrate", "up", "--config", config) //nolint:gosec // As above.
+		migrate.Env = append(inheritedEnvironment(), env...)
+		if output, err := migrate.CombinedOutput(); err != nil {
+			return server{}, fmt.Errorf("making the tables: %w\n%s", err, output)
+		}
+	}
+	return t.start(ctx, name, address, env, binary, "serve", "--config", config)
+}
+
+// build builds chatsvc from this module and returns where it is.
+func (t *testbed) build(ctx context.Context) (string, error) {
+	if t.chatsvc != "" {
+		return t.chatsvc, nil
+	}
+	binary := filepath.Join(t.dir, "chatsvc")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "github.com/chatsvc/chatsvc/cmd/chatsvc") //nolint:gosec // The path is in our own folder.
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building chatsvc: %w\n%s", err, output)
+	}
+	t.chatsvc = binary
+	return binary, nil
 }
 
 // newKey returns a fresh API key.

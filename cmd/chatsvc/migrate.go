@@ -31,18 +31,12 @@ func (c *migrateUpCommand) Run(ctx context.Context, std stdio) error {
 		return err
 	}
 	options := sqlstore.Options{Logger: telemetry.NewLogger(std.err, cfg.Log.Level, cfg.Log.Format == config.LogText)}
+	var from, to int64
 	if path, isSQLite := cfg.SQLitePath(); isSQLite {
-		store, err := sqlstore.OpenSQLite(ctx, path, options) // which migrates
-		if err != nil {
-			return err
-		}
-		if err := store.Close(); err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(std.out, "%s: schema up to date\n", cfg.RedactedDatabase())
-		return err
+		from, to, err = sqlstore.MigrateSQLite(ctx, path, options)
+	} else {
+		from, to, err = sqlstore.MigratePostgres(ctx, cfg.DatabaseURL.Reveal(), options)
 	}
-	from, to, err := sqlstore.MigratePostgres(ctx, cfg.DatabaseURL.Reveal(), options)
 	if err != nil {
 		return err
 	}
@@ -55,18 +49,18 @@ type migrateStatusCommand struct {
 	settings
 }
 
-// Run prints the version of the schema, have and want. A SQLite file is never older than the program that has it open, so
-// that there is nothing to say of it.
+// Run prints the version of the schema, have and want.
 func (c *migrateStatusCommand) Run(ctx context.Context, std stdio) error {
 	cfg, err := c.database()
 	if err != nil {
 		return err
 	}
-	if _, isSQLite := cfg.SQLitePath(); isSQLite {
-		_, err := fmt.Fprintf(std.out, "%s\n  brought up to date whenever it is opened\n", cfg.RedactedDatabase())
-		return err
+	var have, want int64
+	if path, isSQLite := cfg.SQLitePath(); isSQLite {
+		have, want, err = sqlstore.SQLiteSchema(ctx, path)
+	} else {
+		have, want, err = sqlstore.PostgresSchema(ctx, cfg.DatabaseURL.Reveal())
 	}
-	have, want, err := sqlstore.PostgresSchema(ctx, cfg.DatabaseURL.Reveal())
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -132,12 +133,21 @@ func MigrateSQLite(ctx context.Context, path string, o Options) (from, to int64,
 }
 
 // SQLiteSchema returns the version of the schema of the database file at path, 0 if there is none, and the one that this
-// program knows.
+// program knows. It makes no file.
 func SQLiteSchema(ctx context.Context, path string) (have, want int64, err error) {
-	err = withSQLite(path, func(db *sql.DB) (err error) {
+	look := func(db *sql.DB) (err error) {
 		have, want, err = schemaVersions(ctx, sqliteSchema, db)
 		return err
-	})
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		err = withSQLite(path, look)
+		return have, want, err
+	}
+	empty, err := sql.Open("sqlite", ":memory:")
+	if err != nil {
+		return 0, 0, err
+	}
+	err = errors.Join(look(empty), empty.Close())
 	return have, want, err
 }
 

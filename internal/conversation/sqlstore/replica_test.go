@@ -217,23 +217,28 @@ func TestTakeover(t *testing.T) {
 	proxy.Restore()
 }
 
-// Nobody is given up for dead because the database was away.
+// Nobody is given up for dead because the database was away: whoever hears of it first waits for the others.
 func TestOutageIsNobodysDeath(t *testing.T) {
 	t.Parallel()
 	url := migrated(t)
-	first, firstProxy := proxied(t, url, hurried())
-	second, secondProxy := proxied(t, url, hurried())
+	o := Options{lease: 1800 * time.Millisecond}
+	first, firstProxy := proxied(t, url, o)
+	second, secondProxy := proxied(t, url, o)
 	a := oneShot("goes on")
 	if err := first.BeginTurn(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
+	passes := func(d time.Duration) {
+		start := time.Now()
+		eventually(t, "time passes", func() bool { return time.Since(start) > d })
+	}
 	firstProxy.Blackhole()
 	secondProxy.Blackhole()
-	away := time.Now()
-	eventually(t, "leases have run out", func() bool { return time.Since(away) > 3*time.Second })
-	secondProxy.Restore() // hears of the first's last heartbeat before that can send the next
-	firstProxy.Restore()
+	passes(o.lease + time.Second)
+	secondProxy.Restore()
 	recovers(t, second)
+	passes(o.lease / 2) // it has looked some times, and found the first dead by its heartbeat
+	firstProxy.Restore()
 	recovers(t, first)
 	if err := first.EndTurn(t.Context(), ending(a, "done")); err != nil {
 		t.Errorf("the end of a turn that nobody should have taken: %v", err)
@@ -345,45 +350,58 @@ func settle(wake <-chan struct{}) {
 // over ends its session.
 func TestPausedOwner(t *testing.T) {
 	t.Parallel()
-	for name, at := range map[string]string{"between": sentWithCommit, "in a message": "INSERT INTO running"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			url := migrated(t)
-			other := openURL(t, url, hurried())
-			w, tapped := tap(t, url)
-			paused := openURL(t, tapped, hurried())
-			c := newConversation(t, other)
-			left := oneShot("left")
-			if err := paused.BeginTurn(t.Context(), left); err != nil {
-				t.Fatal(err)
-			}
-			reached, resume := make(chan struct{}), make(chan struct{})
-			var stopped atomic.Bool
-			w.watch(func(sql string) wireAction { // once the statement comes by, all its connections stand still
-				if strings.HasPrefix(sql, at) && stopped.CompareAndSwap(false, true) {
-					close(reached)
-				}
-				if stopped.Load() {
-					<-resume
-				}
-				return forward
-			})
-			var wg sync.WaitGroup
-			wg.Go(func() { _ = paused.BeginTurn(t.Context(), admission(c.ID, head{}, "paused")) })
-			<-reached
-			if name == "between" {
-				timed(t, "a turn in the same conversation", 2*time.Second, func() {
-					if err := other.BeginTurn(t.Context(), admission(c.ID, head{}, "goes on")); err != nil {
-						t.Error(err)
-					}
-				})
-			}
-			timed(t, "the takeover", 6*time.Second, func() { takes(t, other, 1) })
-			if err := other.EndTurn(t.Context(), ending(left, "done")); err != nil {
+	t.Run("between", func(t *testing.T) {
+		t.Parallel()
+		other, _, in, resume := pausedOwner(t, Options{}, sentWithCommit)
+		timed(t, "a turn in the same conversation", 2*time.Second, func() {
+			if err := other.BeginTurn(t.Context(), admission(in, head{}, "goes on")); err != nil {
 				t.Error(err)
 			}
-			close(resume)
-			wg.Wait()
 		})
+		resume()
+	})
+	t.Run("in a message", func(t *testing.T) {
+		t.Parallel()
+		other, left, _, resume := pausedOwner(t, hurried(), "INSERT INTO running")
+		timed(t, "the takeover", 6*time.Second, func() { takes(t, other, 1) })
+		if err := other.EndTurn(t.Context(), ending(left, "done")); err != nil {
+			t.Error(err)
+		}
+		resume()
+	})
+}
+
+// pausedOwner returns a replica beside one that has begun a turn, and that stands still with all its connections where it
+// begins another in the conversation in, just before a statement, until resume is called.
+func pausedOwner(t *testing.T, o Options, at string) (other *DB, left *conversation.Admission, in conversation.ID, resume func()) {
+	t.Helper()
+	url := migrated(t)
+	other = openURL(t, url, o)
+	w, tapped := tap(t, url)
+	paused := openURL(t, tapped, o)
+	in = newConversation(t, other).ID
+	left = oneShot("left")
+	if err := paused.BeginTurn(t.Context(), left); err != nil {
+		t.Fatal(err)
 	}
+	reached, resumed := make(chan struct{}), make(chan struct{})
+	var stopped atomic.Bool
+	w.watch(func(sql string) wireAction {
+		if strings.HasPrefix(sql, at) && stopped.CompareAndSwap(false, true) {
+			close(reached)
+		}
+		if stopped.Load() {
+			<-resumed
+		}
+		return forward
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = paused.BeginTurn(t.Context(), admission(in, head{}, "paused")) }) // whatever comes of it
+	<-reached
+	resume = sync.OnceFunc(func() {
+		close(resumed)
+		wg.Wait()
+	})
+	t.Cleanup(resume)
+	return other, left, in, resume
 }

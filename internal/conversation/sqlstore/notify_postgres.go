@@ -178,6 +178,11 @@ func (r *replica) listenOnce(ctx context.Context) error {
 		return err
 	}
 	r.db.hub.wakeAll() // nobody listened before
+	// The others may think that they are alone, and tell nobody what they write: they look again now.
+	if _, err := conn.Exec(ctx, notify, pgx.QueryExecModeExec, encodeIDs([]conversation.ID{dutiesID})); err != nil {
+		return err
+	}
+	self := conn.PgConn().PID()
 	for {
 		waiting, cancel := context.WithTimeout(ctx, listenPatience)
 		n, err := conn.WaitForNotification(waiting)
@@ -185,7 +190,7 @@ func (r *replica) listenOnce(ctx context.Context) error {
 		cancel()
 		switch {
 		case err == nil:
-			if n.Channel == channel && n.PID != r.notifier.pid.Load() {
+			if n.Channel == channel && n.PID != self && n.PID != r.notifier.pid.Load() {
 				r.db.hub.wake(decodeIDs(n.Payload))
 			}
 		case ctx.Err() != nil || !late || conn.IsClosed():

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
@@ -87,6 +88,32 @@ func FuzzDecodeIDs(f *testing.F) {
 		ids := decodeIDs(payload)
 		if again := decodeIDs(encodeIDs(ids)); !slices.Equal(again, ids) {
 			t.Errorf("%x became %x", ids, again)
+		}
+	})
+}
+
+// A process that was alone tells one that joins what it writes, long before it looks for others the next time.
+func TestNewcomerIsTold(t *testing.T) {
+	t.Parallel()
+	url := migrated(t)
+	slow := Options{lease: time.Hour} // it looks every ten minutes
+	first := openURL(t, url, slow)
+	a := oneShot("watched")
+	if err := first.BeginTurn(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	wake, stop := openURL(t, url, slow).Subscribe(a.Turn.ID)
+	defer stop()
+	eventually(t, "it is told of an event", func() bool {
+		settle(wake)
+		if _, err := first.AppendEvents(t.Context(), lateEvents(a.Turn.ID)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-wake:
+			return true
+		case <-time.After(time.Second):
+			return false
 		}
 	})
 }

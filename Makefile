@@ -14,7 +14,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 
 # RACE=1 turns the race detector on, which needs a C compiler. TEST_FLAGS is passed to go test.
 RACE ?=
-TEST_FLAGS ?= -timeout=5m
+TEST_FLAGS ?= -timeout=10m
 
 # For each fuzz target. A number and not a time: where a machine is slow, go test takes its own deadline for a failure.
 FUZZ_EXECS ?= 20000
@@ -57,6 +57,10 @@ crash: ## Kill servers CRASH_KILLS times under load, and look for what was lost
 .PHONY: bench
 bench: ## Measure the running program against a bare gRPC forwarder
 	go run ./bench
+
+.PHONY: bench-store
+bench-store: ## Measure chatsvc on SQLite and PostgreSQL against a store that forgets
+	go run ./bench -store
 
 .PHONY: lint
 lint: lint-go lint-proto breaking ## Check Go and proto for mistakes, format and breaking changes

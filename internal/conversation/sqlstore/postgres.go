@@ -56,7 +56,7 @@ func openPostgres(ctx context.Context, server *postgresServer, o Options) (_ *DB
 		return false // see DB.read
 	}))
 	readers.SetMaxOpenConns(2 * readConns)
-	readers.SetMaxIdleConns(readConns)
+	readers.SetMaxIdleConns(2 * readConns) // to make a session costs more than hundreds of reads
 	defer func() {
 		if err != nil {
 			_ = readers.Close() // what went wrong first says more

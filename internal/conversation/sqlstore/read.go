@@ -26,7 +26,7 @@ func (db *DB) read(ctx context.Context, doing, text string, args []any, row func
 // forgetConnections has reads make new ones, because those there are may be dead.
 func (db *DB) forgetConnections() {
 	db.readers.SetMaxIdleConns(0)
-	db.readers.SetMaxIdleConns(readConns)
+	db.readers.SetMaxIdleConns(db.readers.Stats().MaxOpenConnections)
 }
 
 // tryRead also reports whether row has been called.

@@ -76,6 +76,7 @@ func hangs(ctx context.Context, _ *provider.Request) (provider.Stream, error) {
 type faulty struct {
 	conversation.Store
 	dead   atomic.Bool                                     // its process is: nothing is written any more
+	early  bool                                            // it is of a release that recorded no deadlines
 	begin  func(a *conversation.Admission) error           // after it was recorded
 	end    func(e *conversation.End) error                 // instead of recording
 	append func(batches []conversation.EventBatch) error   // instead of recording
@@ -87,6 +88,9 @@ type faulty struct {
 }
 
 func (f *faulty) BeginTurn(ctx context.Context, a *conversation.Admission) error {
+	if f.early {
+		a.Deadline = time.Time{}
+	}
 	err := f.Store.BeginTurn(ctx, a)
 	if err == nil && f.begin != nil {
 		err = f.begin(a)

@@ -88,7 +88,11 @@ func (e *Engine) take(t *conversation.Taken) {
 	turn := *t.Turn
 	input := turn.Input
 	turn.Input, turn.Output = nil, nil
-	r := e.newRun(&turn, t.Deadline, trace.NewSpanContext(trace.SpanContextConfig{
+	deadline := t.Deadline
+	if deadline.IsZero() {
+		deadline = time.Now().Add(e.o.MaxDuration) // to be ended, see resume
+	}
+	r := e.newRun(&turn, deadline, trace.NewSpanContext(trace.SpanContextConfig{
 		TraceID: turn.TraceID, SpanID: trace.SpanID(turn.ID[8:]), TraceFlags: trace.FlagsSampled, Remote: true, // its own is lost
 	}))
 	r.log.base = int64(t.Takeovers) * conversation.SequenceBlock
@@ -143,7 +147,8 @@ func (r *run) resume() error {
 		return errCancelled
 	case r.ctx.Err() != nil:
 		return context.Cause(r.ctx)
-	case t.OnDisconnect == conversation.DisconnectCancel, len(t.Result.Attempts) >= maxAttempts:
+	case t.OnDisconnect == conversation.DisconnectCancel, len(t.Result.Attempts) >= maxAttempts, r.taken.Deadline.IsZero():
+		// Without a deadline, it was recorded by a release that did not record all that a further attempt needs.
 		return conversation.Errorf(conversation.TurnInterrupted,
 			"the server that ran the turn stopped before it ended; the answer is lost, ask again")
 	case t.State == conversation.Queued:

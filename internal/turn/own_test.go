@@ -137,6 +137,7 @@ func TestReaderAcrossATakeover(t *testing.T) {
 func TestTakeoverThatEndsTheTurn(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
+		early  bool
 		change func(*Request)
 		before func(t *testing.T, p *process, id conversation.ID)
 		state  conversation.State
@@ -145,6 +146,9 @@ func TestTakeoverThatEndsTheTurn(t *testing.T) {
 		"its caller was to cancel it": {
 			change: func(r *Request) { r.OnDisconnect = conversation.DisconnectCancel },
 			state:  conversation.Failed, want: conversation.TurnInterrupted,
+		},
+		"an earlier release has recorded it": {
+			early: true, state: conversation.Failed, want: conversation.TurnInterrupted,
 		},
 		"it was cancelled": {
 			before: func(t *testing.T, p *process, id conversation.ID) {
@@ -171,6 +175,7 @@ func TestTakeoverThatEndsTheTurn(t *testing.T) {
 			t.Parallel()
 			var ps processes
 			old := ps.start(t, generate(hangs))
+			old.f.early = c.early
 			conv := newConversation(t, old.Engine)
 			ask := repeatable(conv, "id", "hi")
 			if c.change != nil {

@@ -44,7 +44,7 @@ func (s *settings) source() config.Source {
 
 // configCommand groups the commands about the configuration.
 type configCommand struct {
-	Check configCheckCommand `cmd:"" help:"Say whether the service would start with this configuration, and what it is."`
+	Check configCheckCommand `cmd:"" help:"Say whether the settings make sense, and what they are."`
 }
 
 // configCheckCommand checks the configuration.

@@ -12,6 +12,9 @@ import (
 // assembles again; callers never see it.
 var ErrHeadMoved = errors.New("the conversation's head has moved")
 
+// ErrNotWritten is the cause of an Error with reason StoreUnavailable if it is certain that the write did not happen.
+var ErrNotWritten = errors.New("nothing was written")
+
 // ErrTurnEnded means that the turn has ended already, or is not this owner's any more; what was to be written is void.
 var ErrTurnEnded = errors.New("the turn has ended already")
 
@@ -19,9 +22,9 @@ var ErrTurnEnded = errors.New("the turn has ended already")
 //
 // Every method takes the team, and another team's id is as unknown as a random one: ErrNotFound. What a method has
 // written is durable when it returns nil. When the database cannot be used every method returns an Error with reason
-// StoreUnavailable; if it was returned by a write, whether the write happened is not known. A read returns ctx's error
-// when ctx ends first. A write returns ctx's error only if it was still waiting for its turn when ctx ended, and then it
-// does not happen; once it has begun, it waits for its outcome.
+// StoreUnavailable; if it was returned by a write, whether the write happened is not known, unless ErrNotWritten is in its
+// chain. A read returns ctx's error when ctx ends first. A write returns ctx's error only if it was still waiting for its
+// turn when ctx ended, and then it does not happen; once it has begun, it waits for its outcome.
 //
 // Several processes can share a database. Each is an owner, and a running turn belongs to one: whoever began it, or took
 // it over. Nothing that a process writes about a turn after it has been taken from it takes effect.
@@ -82,9 +85,9 @@ type Turns interface {
 	// another runs. ErrHeadMoved: see there. *ClaimedError: the request id is another turn's. ErrTurnEnded: the turn that
 	// waited does so no longer, or is not this owner's.
 	BeginTurn(ctx context.Context, a *Admission) error
-	// RecordAttempt records t.Result.Attempts of a running turn of this owner, before a further call is made. ErrTurnEnded:
-	// it has ended, or is another owner's.
-	RecordAttempt(ctx context.Context, t *Turn) error
+	// RecordAttempt records t.Result.Attempts of a running turn of this owner, before a further call is made. takeovers is as
+	// in End. ErrTurnEnded: it has ended, or is another owner's.
+	RecordAttempt(ctx context.Context, t *Turn, takeovers int) error
 	// EndTurn records the end of a running or waiting turn: state, end time, result, output, and the rest of its log. If the
 	// state is answered and the turn on the main line, the conversation's head moves to the turn; if it is Failed, the
 	// request id is free again; all in the same transaction. ErrTurnEnded: it had ended already, or is another owner's.
@@ -128,11 +131,15 @@ type Ownership interface {
 	// RequestCancel asks the owner of a running or waiting turn to cancel it; the request outlives the owner. ErrTurnEnded:
 	// it has ended.
 	RequestCancel(ctx context.Context, team string, id ID) error
-	// AttachTurn and DetachTurn count the processes in which callers read a turn as its creators, for turns that are to be
-	// cancelled when the last one leaves. BeginTurn counts the owner. The last to detach asks for the turn to be cancelled, as by
-	// RequestCancel. ErrTurnEnded: it has ended.
+	// AttachTurn and DetachTurn say whether callers in this process read a turn as its creators; both can be repeated. That is
+	// kept for turns with a request id that are to be cancelled when the last caller leaves (Turn.OnDisconnect), and BeginTurn
+	// says it for the owner. When the last process detaches, is given up for dead or releases its turns, the turn is asked to
+	// be cancelled, as by RequestCancel; but a turn whose owner dies is not, because whoever takes it over ends it.
+	// ErrTurnEnded: it has ended.
 	AttachTurn(ctx context.Context, team string, id ID) error
 	DetachTurn(ctx context.Context, team string, id ID) error
+	// Retire says that this process is about to stop: it takes no more turns over. Those that it has stay its own.
+	Retire()
 	// Release gives up all turns of this process, for another to take over at once. This process begins no more.
 	Release(ctx context.Context) error
 }
@@ -163,6 +170,8 @@ type Admission struct {
 	InputTokens []int64
 	// Fingerprint is that of the request, for turns with a request id.
 	Fingerprint [32]byte
+	// Takeovers is as in End, for a turn that has waited.
+	Takeovers int
 	// Overrides and Deadline are for whoever takes the turn over.
 	Overrides Overrides
 	Deadline  time.Time
@@ -194,6 +203,9 @@ func (e *QueuedError) Error() string { return fmt.Sprintf("%d turns are before t
 // End is what EndTurn records: the final State, EndTime, Output and Result of the turn.
 type End struct {
 	Turn *Turn
+	// Takeovers is how often the turn had been taken over when the caller got it: Taken.Takeovers, or 0. If it was taken over
+	// since, even by this process, it is another owner's.
+	Takeovers int
 	// OutputTokens are the sizes of Turn.Output, as StoredMessage.Tokens.
 	OutputTokens []int64
 	// Events are those of the log that are not durable yet, or all of it where Replaces is set.
@@ -204,9 +216,11 @@ type End struct {
 
 // EventBatch is events of one turn that follow each other, to be kept together.
 type EventBatch struct {
-	Team   string
-	Turn   ID
-	Events []Event
+	Team string
+	Turn ID
+	// Takeovers is as in End.
+	Takeovers int
+	Events    []Event
 }
 
 // TurnFilter chooses turns; what is zero does not choose.
@@ -237,6 +251,9 @@ type Taken struct {
 	Deadline  time.Time
 	// Cancel: somebody asked to cancel it.
 	Cancel bool
+	// Unreadable: not all that was recorded can be read, so that the turn can only be ended. What else stands here, and in Turn,
+	// is then what could be read.
+	Unreadable bool
 	// Takeovers is how often the turn was taken over, this time included. Its log goes on at Takeovers*SequenceBlock.
 	Takeovers int
 }

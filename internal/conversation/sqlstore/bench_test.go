@@ -64,6 +64,12 @@ func admission(in conversation.ID, h head, say string) *conversation.Admission {
 }
 
 // ending is the answered end of a's turn.
+// takenOver is e for a turn that was taken over once.
+func takenOver(e *conversation.End) *conversation.End {
+	e.Takeovers = 1
+	return e
+}
+
 func ending(a *conversation.Admission, say string) *conversation.End {
 	t := *a.Turn
 	t.State, t.EndTime = conversation.Completed, time.Now()

@@ -35,6 +35,18 @@ type committer struct {
 	// writing is held during a transaction, so that a checkpoint need not wait by polling.
 	writing sync.Mutex
 
+	// tryFor is for how long a further try of a group may begin. Shorter only in tests.
+	tryFor time.Duration
+
+	// ctx is that of all groups, no caller's: a group belongs to many. cut ends it, which is only for a database that can go
+	// away: the connection is dropped in the middle of what it does.
+	ctx context.Context //nolint:containedctx // see above
+	cut context.CancelFunc
+
+	// full is why the database takes no content, since it said so and until it does; nil while it does.
+	full   atomic.Pointer[noContent]
+	notice seldom
+
 	// Groups and items committed, groups refused and groups tried again; for tests and benchmarks.
 	groups, items, halved, again atomic.Int64
 }
@@ -73,11 +85,16 @@ const (
 )
 
 func newCommitter(d dialect, own *ownership, wake func([]conversation.ID), o Options) *committer {
+	ctx, cut := context.WithCancel(context.Background()) //nolint:gosec // Close calls it, where it is needed
 	return &committer{
+		ctx:       ctx,
+		cut:       cut,
+		notice:    seldom{every: time.Minute},
 		dialect:   d,
 		ownership: own,
 		log:       o.Logger,
 		maxGroup:  o.maxGroup,
+		tryFor:    tryFor,
 		group:     newGroup(own.current()),
 		wake:      wake,
 		queue:     make(chan *item, o.maxGroup),
@@ -107,7 +124,7 @@ func (c *committer) submit(ctx context.Context, it *item, toTheEnd bool) error {
 	case <-left:
 		return ctx.Err()
 	case <-c.closing:
-		return unavailable(it.doing, errClosed)
+		return notWritten(it.doing, errClosed)
 	}
 	for {
 		select {
@@ -123,7 +140,7 @@ func (c *committer) submit(ctx context.Context, it *item, toTheEnd bool) error {
 			case err := <-it.done:
 				return err
 			default: // queued after the queue was emptied for the last time
-				return unavailable(it.doing, errClosed)
+				return notWritten(it.doing, errClosed)
 			}
 		}
 	}
@@ -199,7 +216,7 @@ func (c *committer) run() {
 func (c *committer) refuse(b *batch) {
 	c.emptyQueue(errClosed)
 	for _, it := range b.items {
-		it.done <- unavailable(it.doing, errClosed)
+		it.done <- notWritten(it.doing, errClosed)
 	}
 	if c.writer != nil {
 		c.writer.close()
@@ -212,7 +229,7 @@ func (c *committer) emptyQueue(cause error) {
 		select {
 		case it := <-c.queue:
 			if it.state.CompareAndSwap(waiting, taken) {
-				it.done <- unavailable(it.doing, cause)
+				it.done <- notWritten(it.doing, cause)
 			}
 		default:
 			return
@@ -224,6 +241,7 @@ func (c *committer) emptyQueue(cause error) {
 // added to it.
 func (c *committer) commit(group, deferred []*item) []*item {
 	err := c.persist(group)
+	c.observe(group, err)
 	switch {
 	case err == nil:
 		c.groups.Add(1)
@@ -237,10 +255,16 @@ func (c *committer) commit(group, deferred []*item) []*item {
 		}
 		c.wake(c.wakes)
 	case c.dialect.fault(err) != refused:
-		for _, it := range group {
-			it.done <- unavailable(it.doing, err)
+		_, none := errors.AsType[*connectError](err)
+		_, sent := errors.AsType[*commitError](err) // by an earlier try
+		failed := unavailable
+		if none && !sent {
+			failed = notWritten
 		}
-		if _, none := errors.AsType[*connectError](err); none {
+		for _, it := range group {
+			it.done <- failed(it.doing, err)
+		}
+		if none {
 			// What waits would hear the same one after the other, each after a try of its own.
 			c.emptyQueue(err)
 		}
@@ -257,9 +281,10 @@ func (c *committer) commit(group, deferred []*item) []*item {
 	return deferred
 }
 
-// How often a group is tried, and for how long a further try may begin: its callers wait.
+// How often a group is tried, and for how long a further try may begin: its callers wait. A try that waits for a lock in vain
+// takes lockTimeout.
 const (
-	maxTries = 4
+	maxTries = 10
 	tryFor   = 8 * time.Second
 )
 
@@ -268,21 +293,21 @@ func (c *committer) persist(group []*item) error {
 	start := time.Now()
 	for try := 1; ; try++ {
 		err := c.attempt(group)
-		var fenced *fencedError
+		fenced, isFenced := errors.AsType[*fencedError](err)
 		var unknown *commitError
 		switch {
 		case err == nil:
 			return nil
-		case errors.As(err, &fenced):
+		case isFenced:
 			// The group is decided again by the owner that this process is next.
-			if err := c.dialect.reown(context.Background(), fenced.owner); err != nil {
+			if err := c.dialect.reown(c.ctx, fenced.owner); err != nil {
 				return &connectError{fmt.Errorf("become an owner again: %w", err)}
 			}
 			c.wake([]conversation.ID{dutiesID}) // which tell that
 		case c.dialect.fault(err) != transient:
 			return err
 		case errors.As(err, &unknown) && !c.dialect.rolledBack(err):
-			committed, lookErr := c.dialect.outcome(context.Background())
+			committed, lookErr := c.dialect.outcome(c.ctx)
 			if lookErr != nil {
 				return fmt.Errorf("%w; and its outcome is not known: %w", err, lookErr)
 			}
@@ -291,11 +316,14 @@ func (c *committer) persist(group []*item) error {
 				return nil
 			}
 		}
-		if try == maxTries || time.Since(start) > tryFor {
+		// Who was given up has most likely stood still: that time was no try.
+		if c.ctx.Err() != nil || try == maxTries || !isFenced && time.Since(start) > c.tryFor {
 			return err
 		}
 		c.again.Add(1)
-		c.log.Warn("a group of writes is tried again", "items", len(group), "error", err)
+		if c.notice.due("again") {
+			c.log.Warn("a group of writes is tried again", "items", len(group), "error", err)
+		}
 	}
 }
 
@@ -315,12 +343,12 @@ func (e *commitError) Unwrap() error { return e.cause }
 type fencedError struct{ owner owner }
 
 func (e *fencedError) Error() string {
-	return fmt.Sprintf("the owner %x was given up for dead in its epoch %d", e.owner.id, e.owner.epoch)
+	return fmt.Sprintf("the replica %s was given up for dead in its epoch %d", sessionName(e.owner.id), e.owner.epoch)
 }
 
 // attempt does the items of group in one transaction, or returns why it was rolled back.
 func (c *committer) attempt(group []*item) (err error) {
-	ctx := context.Background() // no caller's: the group belongs to many
+	ctx := c.ctx
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	w, err := c.connect(ctx)

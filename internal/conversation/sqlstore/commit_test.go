@@ -33,7 +33,7 @@ func nothing() op { return testOp{decision: func(*group) error { return nil }} }
 // poison is an op whose row the database refuses.
 func poison() op {
 	return testOp{decision: func(g *group) error {
-		g.newMessages = append(g.newMessages, nil, int64(0), nil, nil, nil, nil, nil, nil)
+		g.add(insertMessages, nil, int64(0), nil, nil, nil, nil, nil, nil)
 		return nil
 	}}
 }

@@ -98,7 +98,7 @@ func TestKilled(t *testing.T) {
 			}
 			for _, taken := range duties.Taken {
 				taken.Turn.State = conversation.Failed
-				if err := db.EndTurn(t.Context(), &conversation.End{Turn: taken.Turn}); err != nil {
+				if err := db.EndTurn(t.Context(), &conversation.End{Turn: taken.Turn, Takeovers: taken.Takeovers}); err != nil {
 					t.Fatal(err)
 				}
 			}

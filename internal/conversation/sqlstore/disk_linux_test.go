@@ -43,6 +43,9 @@ func TestDiskErrorChild(t *testing.T) {
 		if err := db.BeginTurn(t.Context(), refused); !errors.Is(err, conversation.ErrStoreUnavailable) {
 			t.Fatalf("begin without room: %v", err)
 		}
+		if err := db.Ping(t.Context()); !errors.Is(err, conversation.ErrStoreUnavailable) {
+			t.Errorf("ping without room: %v", err) // though there is for what it writes
+		}
 		if _, err := db.GetTurn(t.Context(), "team", refused.Turn.ID, false); !errors.Is(err, conversation.ErrNotFound) {
 			t.Fatalf("the refused turn: %v", err)
 		}
@@ -53,9 +56,9 @@ func TestDiskErrorChild(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		t.Fatal(err)
 	}
+	turn(t, db, c.ID, kept, strings.Repeat("fits ", 10_000))
 	if err := db.Ping(t.Context()); err != nil {
 		t.Fatalf("ping with room again: %v", err)
 	}
-	turn(t, db, c.ID, kept, strings.Repeat("fits ", 10_000))
 	check(t, db)
 }

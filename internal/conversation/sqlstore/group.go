@@ -9,13 +9,14 @@ import (
 
 // keys are the rows that the ops of a group look at.
 type keys struct {
-	claims []newClaim // to be made, where the request id is free
-	freed  []claimKey // request ids that may become free
-	lines  []conversation.ID
-	locks  []conversation.ID // running turns whose rows are changed
-	runs   []conversation.ID // running turns that are not found with their lines
-	ends   []turnKey         // turns that should be running; looked up in turns where they are not
-	turns  []any             // team and id
+	claims  []newClaim // to be made, where the request id is free
+	freed   []claimKey // request ids that may become free
+	lines   []conversation.ID
+	locks   []conversation.ID // running turns whose rows are changed
+	runs    []conversation.ID // running turns that are not found with their lines
+	running []turnKey         // turns that should be running; looked up in turns where they are not
+	callers []conversation.ID // running turns whose callers are looked at
+	turns   []any             // team and id
 }
 
 // A group is what one transaction knows, as its ops see it one after the other, and what it is going to write.
@@ -23,17 +24,15 @@ type group struct {
 	owner  owner
 	keys   keys
 	claims map[claimKey]conversation.Claim
+	made   map[claimKey]bool // the claims that were made by load, for turns that are not decided yet
 	lines  map[conversation.ID]*line
 	runs   map[conversation.ID]*run
 	turns  map[turnKey]turnRow
 	begun  map[conversation.ID]bool
 
-	// Rows to write, flat, in the order of the columns of the set of the same name.
-	goneClaims, endedRuns, movedMessages, newConversations, newBranches, startedTurns, recordedTurns, endedTurns, newTurns,
-	newMessages, startedRuns, changedRuns, newRuns, goneEvents, newEvents, newSpecs, heads, goneConversations, deletions,
-	goneTurns, goneMessages, goneLogs []any
-	changed      []conversation.ID // the lines with something to write
-	changedTurns []conversation.ID // the running turns with something to write
+	rows         map[*set][]any    // to write, flat
+	changedLines []conversation.ID // the lines with something to write
+	changedRuns  []conversation.ID // the running turns with something to write
 	// then runs after all else has been written.
 	then []func(context.Context, *setWriter) error
 	// woken are the turns and conversations of which subscribers are told after the commit.
@@ -55,7 +54,7 @@ type line struct {
 	waiting []conversation.ID // the turns that wait for it, the first in front
 	forks   []conversation.ID // the turns that run on branches of their own
 
-	changed    bool // is in group.changed
+	changed    bool // is in group.changedLines
 	moved      bool // the head is to be written
 	newSpec    any  // what is to be written of the spec, with expireTime; nil for nothing
 	expireTime int64
@@ -86,8 +85,11 @@ type run struct {
 	owner                           owner
 	branch                          conversation.ID
 	start, position, tokens         int64
-	callers                         int64
-	cancel                          bool
+	takeovers                       int64
+	cancel, asked                   bool // somebody asks to cancel it, and asked before this group
+	counted                         bool // the next three are known and kept
+	callersHere, hadCallersHere     bool // now, and before this group
+	callersElsewhere                bool
 	isChanged, isRecorded, isLogged bool // by an op of this group
 }
 
@@ -118,41 +120,46 @@ func newGroup(o owner) *group {
 	return &group{
 		owner:  o,
 		claims: make(map[claimKey]conversation.Claim),
+		made:   make(map[claimKey]bool),
 		lines:  make(map[conversation.ID]*line),
 		runs:   make(map[conversation.ID]*run),
 		turns:  make(map[turnKey]turnRow),
 		begun:  make(map[conversation.ID]bool),
+		rows:   make(map[*set][]any),
 	}
 }
 
 // reset empties g but keeps the memory; it lets go of the values, which hold content.
 func (g *group) reset() {
 	clear(g.claims)
+	clear(g.made)
 	clear(g.lines)
 	clear(g.runs)
 	clear(g.turns)
 	clear(g.begun)
 	clear(g.keys.claims)
 	clear(g.keys.freed)
-	clear(g.keys.ends)
-	g.keys.claims, g.keys.freed, g.keys.ends = g.keys.claims[:0], g.keys.freed[:0], g.keys.ends[:0]
+	clear(g.keys.running)
+	g.keys.claims, g.keys.freed, g.keys.running = g.keys.claims[:0], g.keys.freed[:0], g.keys.running[:0]
 	for _, s := range []*[]conversation.ID{
-		&g.keys.lines, &g.keys.locks, &g.keys.runs, &g.changed, &g.changedTurns, &g.woken,
+		&g.keys.lines, &g.keys.locks, &g.keys.runs, &g.keys.callers, &g.changedLines, &g.changedRuns, &g.woken,
 	} {
 		*s = (*s)[:0]
 	}
-	for _, s := range []*[]any{
-		&g.keys.turns, &g.args, &g.goneClaims, &g.endedRuns, &g.movedMessages, &g.newConversations, &g.newBranches,
-		&g.startedTurns, &g.recordedTurns, &g.endedTurns, &g.newTurns, &g.newMessages, &g.startedRuns, &g.changedRuns, &g.newRuns,
-		&g.goneEvents, &g.newEvents, &g.newSpecs, &g.heads, &g.goneConversations, &g.deletions, &g.goneTurns, &g.goneMessages,
-		&g.goneLogs,
-	} {
+	for _, s := range []*[]any{&g.keys.turns, &g.args} {
 		clear(*s)
 		*s = (*s)[:0]
+	}
+	for s, rows := range g.rows {
+		clear(rows)
+		g.rows[s] = rows[:0]
 	}
 	clear(g.then)
 	g.then = g.then[:0]
 }
+
+// add has rows of a set written, in the order of its columns.
+func (g *group) add(s *set, rows ...any) { g.rows[s] = append(g.rows[s], rows...) }
 
 // line returns the main line of a conversation of the team, as the ops before have left it.
 func (g *group) line(team string, id conversation.ID) (*line, error) {
@@ -177,22 +184,24 @@ func (g *group) running(k turnKey) (*run, error) {
 	return nil, conversation.ErrNotFound
 }
 
-// mine is running for turns of this owner.
-func (g *group) mine(k turnKey) (*run, error) {
+// mine is running for turns of this owner that it has had since they were taken over so often.
+func (g *group) mine(k turnKey, takeovers int64) (*run, error) {
 	r, err := g.running(k)
-	if err == nil && !g.owns(r) {
+	if err == nil && !g.owns(r, takeovers) {
 		return nil, conversation.ErrTurnEnded
 	}
 	return r, err
 }
 
-func (g *group) owns(r *run) bool { return r.owner == g.owner }
+func (g *group) owns(r *run, takeovers int64) bool {
+	return r.owner == g.owner && r.takeovers == takeovers
+}
 
 // changeLine has what is to be written of a line written at the end of the group, once.
 func (g *group) changeLine(id conversation.ID, l *line) {
 	if !l.changed {
 		l.changed = true
-		g.changed = append(g.changed, id)
+		g.changedLines = append(g.changedLines, id)
 	}
 }
 
@@ -200,7 +209,7 @@ func (g *group) changeLine(id conversation.ID, l *line) {
 func (g *group) changeRun(id conversation.ID, r *run) {
 	if !r.isChanged {
 		r.isChanged = true
-		g.changedTurns = append(g.changedTurns, id)
+		g.changedRuns = append(g.changedRuns, id)
 	}
 }
 
@@ -208,7 +217,19 @@ func (g *group) changeRun(id conversation.ID, r *run) {
 func (g *group) free(k claimKey, turn conversation.ID) {
 	if k.requestID != "" && g.claims[k].Turn == turn {
 		delete(g.claims, k)
-		g.goneClaims = append(g.goneClaims, k.team, []byte(k.requestID), turn[:])
+		g.add(deleteClaims, k.team, []byte(k.requestID), turn[:])
+	}
+}
+
+// settle frees a claim that was made for turn, if the turn is refused; otherwise the claim stays, whatever comes later in
+// the group.
+func (g *group) settle(k claimKey, turn conversation.ID, refusal error) {
+	if !g.made[k] || g.claims[k].Turn != turn {
+		return
+	}
+	delete(g.made, k)
+	if refusal != nil {
+		g.free(k, turn)
 	}
 }
 
@@ -219,7 +240,7 @@ func (g *group) addBranch(id, in any, from conversation.Place, turn any, end con
 	if from.Position > 0 {
 		parent = idArg(from.Branch)
 	}
-	g.newBranches = append(g.newBranches, id, in, parent, from.Position, turn, end.Position, end.Tokens, int64(1), time, tip)
+	g.add(insertBranches, id, in, parent, from.Position, turn, end.Position, end.Tokens, int64(1), time, tip)
 }
 
 // wake has subscribers of an id told.

@@ -28,7 +28,11 @@ func TestRowsPerTurn(t *testing.T) {
 		}, c.ID, 8},
 		{"with a request id", func(a *conversation.Admission, e *conversation.End) {
 			a.Turn.RequestID, e.Turn.RequestID = "id", "id"
+			a.Turn.OnDisconnect, e.Turn.OnDisconnect = conversation.DisconnectContinue, conversation.DisconnectContinue
 		}, c.ID, 8},
+		{"to be cancelled by request id", func(a *conversation.Admission, e *conversation.End) {
+			a.Turn.RequestID, e.Turn.RequestID = "other id", "other id"
+		}, c.ID, 10},
 	} {
 		a := admission(x.in, h, "question")
 		if x.in.IsZero() {

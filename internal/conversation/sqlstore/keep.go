@@ -36,17 +36,17 @@ func (db *DB) keep() {
 	for {
 		if sweep {
 			k.close() // it may have been dead for long
-			again, err := k.sweep(ctx)
-			if err != nil {
-				again = db.keepLater("what is too old", err)
-			}
-			timer.Reset(again)
+			timer.Reset(k.sweepAgain(ctx))
 		}
 		var soon time.Duration
 		more, err := k.purgeSome(ctx)
-		if err != nil {
-			soon = db.keepLater("what is deleted", err)
+		switch {
+		case errors.Is(err, errKeptElsewhere):
+			soon = sweepElsewhere
+		case err != nil:
+			soon = keepRetry
 		}
+		k.report("remove deleted rows", err)
 		var purge <-chan time.Time
 		if more || err != nil {
 			purge = time.After(soon)
@@ -63,18 +63,54 @@ func (db *DB) keep() {
 	}
 }
 
-// keepLater logs err, if it is worth it, and returns how long to wait.
-func (db *DB) keepLater(what string, err error) time.Duration {
-	if errors.Is(err, errKeptElsewhere) {
-		return sweepElsewhere
+// sweepAgain sweeps, and returns when to come again.
+func (k *keeper) sweepAgain(ctx context.Context) time.Duration {
+	again, err := k.sweep(ctx)
+	if err != nil {
+		return keepRetry
 	}
-	select {
-	case <-db.stop:
-	default:
-		db.log.Warn("rows are left to be removed later", slog.String("rows", what), slog.Any("error", err))
-	}
-	return keepRetry
+	return again
 }
+
+// report logs what could not be done: when it begins to be so, and then once an hour until it is done.
+func (k *keeper) report(what string, err error) {
+	select {
+	case <-k.db.stop:
+		return
+	default:
+	}
+	switch {
+	case err == nil:
+		k.failing.over(what)
+	case !errors.Is(err, errKeptElsewhere) && k.failing.due(what):
+		k.db.log.Warn("upkeep of the database is left to be done later", slog.String("upkeep", what), slog.Any("error", err))
+	}
+}
+
+// A seldom keeps what is true for long from being logged all the time: by one goroutine.
+type seldom struct {
+	every time.Duration // 0 is an hour
+	last  map[string]time.Time
+}
+
+// due reports whether what is to be logged now, and takes it as done.
+func (s *seldom) due(what string) bool {
+	every := s.every
+	if every == 0 {
+		every = time.Hour
+	}
+	if last, ok := s.last[what]; ok && time.Since(last) < every {
+		return false
+	}
+	if s.last == nil {
+		s.last = make(map[string]time.Time)
+	}
+	s.last[what] = time.Now()
+	return true
+}
+
+// over says that what is no longer true; the next time is a change.
+func (s *seldom) over(what string) { delete(s.last, what) }
 
 // errKeptElsewhere: another process removes rows at this moment.
 var errKeptElsewhere = errors.New("another process is at it")
@@ -88,6 +124,7 @@ type keeper struct {
 	// The conversation up to which those that have expired were looked at, in this round.
 	expiredTime int64
 	expired     conversation.ID
+	failing     seldom
 }
 
 // batch runs f in a transaction; f may be run twice. Where several processes share the database, only one of them at a time

@@ -9,11 +9,13 @@ import (
 )
 
 const runColumns = `r.turn, r.team, r.conversation, r.line, r.owner, r.branch, coalesce(r.ticket, 0), coalesce(r.epoch, 0),
-	coalesce(r.start, 0), coalesce(r.position, 0), coalesce(r.tokens, 0), coalesce(r.callers, 0), coalesce(r.cancel, 0)`
+	coalesce(r.start, 0), coalesce(r.position, 0), coalesce(r.tokens, 0), coalesce(r.counted, 0), coalesce(r.cancel, 0),
+	coalesce(r.takeovers, 0)`
 
 var (
 	insertClaims = &set{
-		`INSERT INTO claims (team, request_id, turn, fingerprint, create_time) VALUES `, ` ON CONFLICT DO NOTHING`, 5, nil,
+		`INSERT INTO claims (team, request_id, turn, fingerprint, create_time) VALUES `,
+		` ON CONFLICT DO NOTHING RETURNING team, request_id`, 5, nil,
 	}
 	claimsByKey = &set{
 		`SELECT team, request_id, turn, fingerprint FROM claims WHERE (team, request_id) IN (VALUES `,
@@ -25,6 +27,8 @@ var (
 	lockRuns  = &set{`SELECT turn FROM running WHERE turn IN (`, `) ORDER BY turn`, 1, nil}
 
 	runsByTurn = &set{`SELECT ` + runColumns + ` FROM running r WHERE r.turn IN (`, `)`, 1, nil}
+
+	callersByTurn = &set{`SELECT turn, replica FROM callers WHERE turn IN (`, `)`, 1, nil}
 
 	// A row for each turn that runs or waits in a conversation, or one if there is none.
 	linesByID = &set{`SELECT c.id, c.team, c.spec_version, c.create_time, c.update_time,
@@ -45,7 +49,7 @@ WHERE NOT EXISTS (SELECT 1 FROM deletions d WHERE d.conversation = t.conversatio
 func (g *group) load(ctx context.Context, w *setWriter) error {
 	k := &g.keys
 	g.loadClaims(w)
-	k.lines, k.locks, k.runs = sorted(k.lines), sorted(k.locks), sorted(k.runs)
+	k.lines, k.locks, k.runs, k.callers = sorted(k.lines), sorted(k.locks), sorted(k.runs), sorted(k.callers)
 	if w.dialect.forUpdate() != "" {
 		w.lockSet(lockLines, g.ids(k.lines), ignoreRow)
 		w.lockSet(lockRuns, g.ids(k.locks), ignoreRow)
@@ -55,12 +59,13 @@ func (g *group) load(ctx context.Context, w *setWriter) error {
 		_, _, err := g.addRun(row)
 		return err
 	})
+	w.querySet(callersByTurn, g.ids(k.callers), g.addCaller)
 	w.querySet(turnsByKey, k.turns, g.addTurn)
 	if err := w.flush(ctx); err != nil {
 		return err
 	}
 	missing := len(k.turns)
-	for _, key := range k.ends {
+	for _, key := range k.running {
 		if g.runs[key.id] == nil {
 			k.turns = append(k.turns, key.team, idArg(key.id))
 		}
@@ -87,7 +92,15 @@ func (g *group) loadClaims(w *setWriter) {
 		rows = append(rows, c.team, []byte(c.requestID), c.Turn[:], c.Fingerprint[:], c.time)
 		k.freed = append(k.freed, c.claimKey)
 	}
-	w.doSet(insertClaims, rows)
+	// A row that comes twice, as a set of keys may, is only made once.
+	w.querySet(insertClaims, rows, func(row row) error {
+		var key claimKey
+		var id []byte
+		err := row.Scan(&key.team, &id)
+		key.requestID = string(id)
+		g.made[key] = true
+		return err
+	})
 	slices.SortFunc(k.freed, claimKey.compare)
 	k.freed = slices.Compact(k.freed)
 	args := make([]any, 0, 2*len(k.freed))
@@ -158,18 +171,35 @@ func (g *group) addRun(row row, first ...any) (turn conversation.ID, r *run, err
 	var n run
 	var team *string
 	var line conversation.ID
-	var cancel int64
+	var counted, cancel int64
 	if err := row.Scan(append(first, (*idColumn)(&turn), &team, (*idColumn)(&n.conversation), (*idColumn)(&line),
 		(*idColumn)(&n.owner.id), (*idColumn)(&n.branch), &n.ticket, &n.owner.epoch, &n.start, &n.position, &n.tokens,
-		&n.callers, &cancel)...); err != nil {
+		&counted, &cancel, &n.takeovers)...); err != nil {
 		return turn, nil, err
 	}
 	if team == nil {
 		return turn, nil, nil
 	}
 	n.team, n.main, n.cancel = *team, !line.IsZero(), cancel != 0
+	n.asked, n.counted = n.cancel, counted != 0
 	g.runs[turn] = &n
 	return turn, &n, nil
+}
+
+// addCaller comes after the turn's addRun.
+func (g *group) addCaller(row row) error {
+	var turn, replica conversation.ID
+	if err := row.Scan((*idColumn)(&turn), (*idColumn)(&replica)); err != nil {
+		return err
+	}
+	switch r := g.runs[turn]; {
+	case r == nil:
+	case replica == g.owner.id:
+		r.callersHere, r.hadCallersHere = true, true
+	default:
+		r.callersElsewhere = true
+	}
+	return nil
 }
 
 func (g *group) addTurn(row row) error {

@@ -59,7 +59,8 @@ func (s schema) provider(db *sql.DB, log *slog.Logger) (*goose.Provider, error) 
 	return p, nil
 }
 
-// schemaVersions returns the version that the database has, 0 if none, and the one that this program knows.
+// schemaVersions returns the version that the database has, 0 if none, and the one that this program knows. A newer schema
+// that this program cannot use is an error.
 func schemaVersions(ctx context.Context, s schema, db *sql.DB) (have, want int64, err error) {
 	p, err := s.provider(db, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -74,6 +75,16 @@ func schemaVersions(ctx context.Context, s schema, db *sql.DB) (have, want int64
 	if have, want, err = p.GetVersions(ctx); err != nil {
 		return 0, 0, fmt.Errorf("read schema version: %w", err)
 	}
+	if have <= want {
+		return have, want, nil
+	}
+	var least int64
+	if err := db.QueryRowContext(ctx, `SELECT min_program FROM schema`).Scan(&least); err != nil {
+		return 0, 0, fmt.Errorf("read which programs may use schema version %d: %w", have, err)
+	}
+	if least > want {
+		return have, want, fmt.Errorf("its schema is version %d, but this program knows only up to %d: run a newer one", have, want)
+	}
 	return have, want, nil
 }
 
@@ -83,12 +94,9 @@ func migrate(ctx context.Context, s schema, db *sql.DB, log *slog.Logger) (from,
 	if err != nil {
 		return 0, 0, err
 	}
-	have, want, err := p.GetVersions(ctx)
-	if err != nil {
-		return 0, 0, fmt.Errorf("read schema version: %w", err)
-	}
-	if have >= want {
-		return have, have, nil
+	have, want, err := schemaVersions(ctx, s, db)
+	if err != nil || have >= want {
+		return have, have, err
 	}
 	if _, err := p.Up(ctx); err != nil {
 		return have, have, fmt.Errorf("migrate: %w", err)
@@ -105,18 +113,8 @@ func checkSchema(ctx context.Context, s schema, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case have < want:
+	if have < want {
 		return fmt.Errorf("its schema is version %d, and this program needs %d: %w", have, want, errOldSchema)
-	case have == want:
-		return nil
-	}
-	var least int64
-	if err := db.QueryRowContext(ctx, `SELECT min_program FROM schema`).Scan(&least); err != nil {
-		return fmt.Errorf("read which programs may use schema version %d: %w", have, err)
-	}
-	if least > want {
-		return fmt.Errorf("its schema is version %d, but this program knows only up to %d: run a newer one", have, want)
 	}
 	return nil
 }
@@ -178,7 +176,7 @@ func MigratePostgres(ctx context.Context, url string, o Options) (from, to int64
 	db := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if from, to, err = migrate(ctx, postgresSchema, db, o.Logger); err != nil {
-		return from, to, fmt.Errorf("database %s: %w", describe(config), err)
+		return from, to, fmt.Errorf("database %s: %w", describe(config), decisive(err))
 	}
 	if err := makePartitions(ctx, db); err != nil {
 		o.Logger.WarnContext(ctx, "partitions are left to be made by a server", slog.Any("error", err))
@@ -196,7 +194,7 @@ func PostgresSchema(ctx context.Context, url string) (have, want int64, err erro
 	db := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if have, want, err = schemaVersions(ctx, postgresSchema, db); err != nil {
-		return 0, 0, fmt.Errorf("database %s: %w", describe(config), err)
+		return 0, 0, fmt.Errorf("database %s: %w", describe(config), decisive(err))
 	}
 	return have, want, nil
 }

@@ -11,16 +11,16 @@ import (
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
-// A file of the first version of the schema, with an answered turn, one that failed after it, one that runs on the line
-// and a one-shot, is read and gone on with as if it had always had the second.
+// A file of the first version of the schema, with an answered turn, one that failed after it, one that runs on the line,
+// a one-shot and one that outlives its caller, is read and gone on with as if it had always had the second.
 func TestMigrateFirstVersion(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "old.db")
-	ids := make([]conversation.ID, 12)
+	ids := make([]conversation.ID, 14)
 	for i := range ids {
 		ids[i] = newID()
 	}
-	c, answered, failed, running, shot, owner := ids[0], ids[1], ids[2], ids[3], ids[4], ids[5]
+	c, answered, failed, running, shot, owner, goesOn := ids[0], ids[1], ids[2], ids[3], ids[4], ids[5], ids[11]
 	atVersion(t, path, 1, func(do func(text string, args ...any)) {
 		do(`INSERT INTO conversations VALUES ($1, 'team', 3, 1000, 2000, CAST('{"display_name":"d"}' AS BLOB))`, c[:])
 		do(`INSERT INTO branches VALUES ($1, $1, NULL, 0, $2, 2, 30, 2, 3000)`, c[:], answered[:])
@@ -35,6 +35,7 @@ func TestMigrateFirstVersion(t *testing.T) {
 			{failed, ids[8], failed, 2, 30, "lost"},
 			{c, ids[9], running, 2, 30, "next"},
 			{shot, ids[10], shot, 0, 0, "shot"},
+			{goesOn, ids[12], goesOn, 0, 0, "goes on"},
 		} {
 			tokens := 10
 			if m.text == "answer" {
@@ -44,14 +45,16 @@ func TestMigrateFirstVersion(t *testing.T) {
 				m.branch[:], m.position, m.id[:], m.turn[:], tokens, m.before, []byte("t"+m.text))
 		}
 		const turns = `INSERT INTO turns VALUES
-('team', $1, 'client', $2, $3, $4, $5, 1, $6, $7, 1, NULL, 1000, $8, NULL, NULL, CAST('{"model":"m"}' AS BLOB))`
-		do(turns, answered[:], c[:], nil, c[:], 0, 1, conversation.Completed, 2000)
-		do(turns, failed[:], c[:], answered[:], failed[:], 2, 0, conversation.Failed, 3000)
-		do(turns, running[:], c[:], answered[:], c[:], 2, 0, conversation.Running, 0)
-		do(turns, shot[:], nil, nil, shot[:], 0, 0, conversation.Running, 0)
+('team', $1, 'client', $2, $3, $4, $5, 1, $6, $7, $9, NULL, 1000, $8, NULL, NULL, CAST('{"model":"m"}' AS BLOB))`
+		do(turns, answered[:], c[:], nil, c[:], 0, 1, conversation.Completed, 2000, conversation.DisconnectCancel)
+		do(turns, failed[:], c[:], answered[:], failed[:], 2, 0, conversation.Failed, 3000, conversation.DisconnectCancel)
+		do(turns, running[:], c[:], answered[:], c[:], 2, 0, conversation.Running, 0, conversation.DisconnectCancel)
+		do(turns, shot[:], nil, nil, shot[:], 0, 0, conversation.Running, 0, conversation.DisconnectCancel)
+		do(turns, goesOn[:], nil, nil, goesOn[:], 0, 0, conversation.Running, 0, conversation.DisconnectContinue)
 		const runs = `INSERT INTO running VALUES ($1, $2, 'team', $3, 1, $4, $5, $6)`
 		do(runs, running[:], c[:], owner[:], 2, 3, 40)
 		do(runs, shot[:], nil, owner[:], 0, 1, 10)
+		do(runs, goesOn[:], nil, owner[:], 0, 1, 10)
 	})
 	atVersion(t, path, 2, nil)
 	atVersion(t, path, 1, nil) // and back, which loses nothing that there was
@@ -67,7 +70,7 @@ func TestMigrateFirstVersion(t *testing.T) {
 		t.Fatalf("the conversation is %+v", got)
 	}
 	for id, end := range map[conversation.ID]conversation.Place{
-		answered: head, failed: {Branch: failed, Position: 3, Tokens: 40}, running: {}, shot: {},
+		answered: head, failed: {Branch: failed, Position: 3, Tokens: 40}, running: {}, shot: {}, goesOn: {},
 	} {
 		turn, err := db.GetTurn(t.Context(), "team", id, true)
 		if err != nil {
@@ -86,14 +89,18 @@ func TestMigrateFirstVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(duties.Taken) != 2 {
-		t.Fatalf("%d turns are taken over, want 2", len(duties.Taken))
+	if len(duties.Taken) != 3 {
+		t.Fatalf("%d turns are taken over, want 3", len(duties.Taken))
 	}
 	for _, taken := range duties.Taken {
 		if taken.Turn.ID == running && (taken.Base != head || taken.Fork) {
 			t.Errorf("the turn on the line stands at %+v, fork: %v", taken.Base, taken.Fork)
 		}
-		if err := db.EndTurn(t.Context(), ending(&conversation.Admission{Turn: taken.Turn}, "done")); err != nil {
+		// What the first version did not record cannot be known: a turn without a deadline is not to be gone on with.
+		if !taken.Deadline.IsZero() || taken.Cancel || (taken.Turn.OnDisconnect == conversation.DisconnectContinue) != (taken.Turn.ID == goesOn) {
+			t.Errorf("a turn that was taken over is %+v", taken)
+		}
+		if err := db.EndTurn(t.Context(), takenOver(ending(&conversation.Admission{Turn: taken.Turn}, "done"))); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -23,6 +23,7 @@ func (db *DB) BeginTurn(ctx context.Context, a *conversation.Admission) error {
 
 type beginTurn struct {
 	key                       turnKey
+	takeovers                 int64
 	line, parent              conversation.ID
 	turnArg, lineArg          any
 	claim                     newClaim
@@ -32,6 +33,7 @@ type beginTurn struct {
 	input                     []draft
 	created, deadline         int64
 	client, disconnect, trace any
+	counted                   bool // it matters in which processes it is read
 	requestID, labels         any
 	overrides, result         any
 }
@@ -64,7 +66,7 @@ func newBeginTurn(a *conversation.Admission) (*beginTurn, error) {
 	}
 	return &beginTurn{
 		key: turnKey{t.Team, t.ID}, line: t.Conversation, parent: t.Parent,
-		turnArg: idArg(t.ID), lineArg: idArg(t.Conversation),
+		turnArg: idArg(t.ID), lineArg: idArg(t.Conversation), takeovers: int64(a.Takeovers),
 		claim: newClaim{
 			claimKey{t.Team, t.RequestID}, conversation.Claim{Turn: t.ID, Fingerprint: a.Fingerprint}, nanos(t.CreateTime),
 		},
@@ -72,6 +74,7 @@ func newBeginTurn(a *conversation.Admission) (*beginTurn, error) {
 		client: t.Client, deadline: nanos(a.Deadline), overrides: overrides, result: result,
 		disconnect: int64(t.OnDisconnect), trace: idArg(t.TraceID), created: nanos(t.CreateTime),
 		requestID: bytesArg(t.RequestID), labels: labels,
+		counted: t.RequestID != "" && t.OnDisconnect == conversation.DisconnectCancel,
 	}, nil
 }
 
@@ -83,17 +86,37 @@ func (o *beginTurn) want(k *keys) {
 		return
 	}
 	k.lines = append(k.lines, o.line)
-	if o.state == conversation.Running && !o.fork {
-		k.turns = append(k.turns, o.key.team, o.turnArg) // it may be one that waited
+	if o.state == conversation.Running && !o.fork { // it may be one that waited
+		k.turns = append(k.turns, o.key.team, o.turnArg)
+		k.locks = append(k.locks, o.key.id)
 	}
 }
 
 func (o *beginTurn) decide(g *group) error {
+	err := o.begin(g)
+	g.settle(o.claim.claimKey, o.key.id, err)
+	return err
+}
+
+func (o *beginTurn) begin(g *group) error {
 	if g.owner.epoch == noEpoch {
-		return unavailable("begin turn", errReleased)
+		return notWritten("begin turn", errReleased)
 	}
 	if g.begun[o.key.id] {
 		return errNextGroup
+	}
+	var l *line
+	var unknown error
+	if !o.line.IsZero() {
+		l, unknown = g.line(o.key.team, o.line)
+	}
+	if l != nil && o.state == conversation.Running && !o.fork {
+		if i := slices.Index(l.waiting, o.key.id); i >= 0 {
+			return o.start(g, l, i)
+		}
+		if _, ok := g.turns[o.key]; ok {
+			return conversation.ErrTurnEnded
+		}
 	}
 	if o.claim.requestID != "" {
 		switch c, ok := g.claims[o.claim.claimKey]; {
@@ -103,24 +126,10 @@ func (o *beginTurn) decide(g *group) error {
 			return &conversation.ClaimedError{Claim: c}
 		}
 	}
-	var l *line
-	if !o.line.IsZero() {
-		var err error
-		if l, err = g.line(o.key.team, o.line); err != nil {
-			g.free(o.claim.claimKey, o.key.id)
-			return err
-		}
-		if o.state == conversation.Running && !o.fork {
-			if i := slices.Index(l.waiting, o.key.id); i >= 0 {
-				return o.start(g, l, i)
-			}
-			if _, ok := g.turns[o.key]; ok {
-				return conversation.ErrTurnEnded
-			}
-		}
+	if unknown != nil {
+		return unknown
 	}
 	if err := o.refused(l); err != nil {
-		g.free(o.claim.claimKey, o.key.id)
 		return err
 	}
 	o.record(g, l)
@@ -161,7 +170,7 @@ func (o *beginTurn) moved(l *line) error {
 // record records the turn where it goes: to the main line, to its queue, to a branch of its own, or to no line.
 func (o *beginTurn) record(g *group, l *line) {
 	id := o.key.id
-	r := &run{team: o.key.team, conversation: o.line, owner: g.owner, branch: id, callers: 1}
+	r := &run{team: o.key.team, conversation: o.line, owner: g.owner, branch: id}
 	var lineArg, queueArg any
 	switch {
 	case l == nil:
@@ -187,16 +196,19 @@ func (o *beginTurn) record(g *group, l *line) {
 	if o.fork && l != nil {
 		g.addBranch(o.turnArg, o.lineArg, o.base, nil, o.base, o.created, nil)
 	}
-	g.newTurns = append(g.newTurns, o.key.team, o.turnArg, o.client, o.lineArg, idArg(o.parent), branch, r.start,
+	g.add(insertTurns, o.key.team, o.turnArg, o.client, o.lineArg, idArg(o.parent), branch, r.start,
 		int64(len(o.input)), int64(0), int64(o.state), o.disconnect, o.trace, o.created, o.requestID, o.labels, o.result)
-	g.newRuns = append(g.newRuns, o.turnArg, o.key.team, o.lineArg, lineArg, queueArg, r.ticket, idArg(g.owner.id), g.owner.epoch,
-		branch, r.start, r.position, r.tokens, r.callers, int64(0), int64(0), o.deadline, o.overrides)
+	g.add(insertRuns, o.turnArg, o.key.team, o.lineArg, lineArg, queueArg, r.ticket, idArg(g.owner.id), g.owner.epoch,
+		branch, r.start, r.position, r.tokens, flag(o.counted), int64(0), int64(0), o.deadline, o.overrides)
+	if o.counted {
+		g.add(insertCallers, o.turnArg, idArg(g.owner.id))
+	}
 }
 
 // start begins the i-th of the turns that wait. Its input moves from its branch to the line.
 func (o *beginTurn) start(g *group, l *line, i int) error {
 	r := g.runs[o.key.id]
-	if !g.owns(r) {
+	if !g.owns(r, o.takeovers) {
 		return conversation.ErrTurnEnded
 	}
 	ahead := i
@@ -215,10 +227,10 @@ func (o *beginTurn) start(g *group, l *line, i int) error {
 	branch := idArg(r.branch)
 	r.position, r.tokens = g.addMessages(branch, o.turnArg, l.position, l.tokens, o.input)
 	g.begun[o.key.id] = true
-	g.goneMessages = append(g.goneMessages, o.turnArg)
-	g.startedTurns = append(g.startedTurns, o.key.team, o.turnArg, idArg(o.parent), branch, r.start, int64(len(o.input)),
+	g.add(deleteMessages, o.turnArg)
+	g.add(startTurns, o.key.team, o.turnArg, idArg(o.parent), branch, r.start, int64(len(o.input)),
 		int64(o.state), o.result)
-	g.startedRuns = append(g.startedRuns, o.turnArg, o.lineArg, branch, r.start, r.position, r.tokens, o.deadline)
+	g.add(startRuns, o.turnArg, o.lineArg, branch, r.start, r.position, r.tokens, o.deadline)
 	g.wake(o.key.id)
 	g.wake(o.line)
 	return nil
@@ -228,7 +240,7 @@ func (o *beginTurn) start(g *group, l *line, i int) error {
 func (g *group) addMessages(branch, turn any, position, tokens int64, messages []draft) (int64, int64) {
 	for i := range messages {
 		m := &messages[i]
-		g.newMessages = append(g.newMessages, branch, position, m.id, turn, m.role, m.tokens, tokens, m.content)
+		g.add(insertMessages, branch, position, m.id, turn, m.role, m.tokens, tokens, m.content)
 		position++
 		tokens += m.tokens
 	}

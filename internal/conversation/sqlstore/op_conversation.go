@@ -114,7 +114,7 @@ func (o *createConversation) create(g *group, head conversation.ID, end conversa
 	}
 	g.lines[o.id] = l
 	o.stored = *l
-	g.newConversations = append(g.newConversations, o.id[:], o.team, int64(1), o.time, o.time, o.expireTime, o.spec)
+	g.add(insertConversations, o.id[:], o.team, int64(1), o.time, o.time, o.expireTime, o.spec)
 	g.addBranch(o.id[:], o.id[:], end, idArg(head), end, o.time, o.id[:])
 	return nil
 }
@@ -241,8 +241,8 @@ func (o *deleteConversation) decide(g *group) error {
 		return conversation.ErrEtagMismatch
 	}
 	delete(g.lines, o.id)
-	g.goneConversations = append(g.goneConversations, o.id[:])
-	g.deletions = append(g.deletions, o.id[:], o.time)
+	g.add(deleteConversations, o.id[:])
+	g.add(insertDeletions, o.id[:], o.time)
 	return nil
 }
 

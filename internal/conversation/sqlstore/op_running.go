@@ -13,17 +13,22 @@ func (db *DB) RequestCancel(ctx context.Context, team string, id conversation.ID
 	return db.committer.do(ctx, "request cancel", &changeRun{turnKey{team, id}, func(r *run) { r.cancel = true }}, 0)
 }
 
-// AttachTurn counts one process more in which a turn is read by its creators.
+// AttachTurn says that a turn is read by its creators in this process.
 func (db *DB) AttachTurn(ctx context.Context, team string, id conversation.ID) error {
-	return db.committer.do(ctx, "attach to turn", &changeRun{turnKey{team, id}, func(r *run) { r.callers++ }}, 0)
+	return db.committer.do(ctx, "attach to turn", &changeRun{turnKey{team, id}, attach}, 0)
 }
 
-// DetachTurn counts one process less, and asks for the turn to be cancelled if that was the last.
+func attach(r *run) { r.callersHere = r.counted }
+
+// DetachTurn says that a turn is read by none of its creators in this process any more, and asks for it to be cancelled if
+// that is so in all others, too.
 func (db *DB) DetachTurn(ctx context.Context, team string, id conversation.ID) error {
-	return db.committer.do(ctx, "detach from turn", &changeRun{turnKey{team, id}, func(r *run) {
-		r.callers--
-		r.cancel = r.cancel || r.callers <= 0
-	}}, 0)
+	return db.committer.do(ctx, "detach from turn", &changeRun{turnKey{team, id}, detach}, 0)
+}
+
+func detach(r *run) {
+	r.callersHere = false
+	r.cancel = r.cancel || r.counted && !r.callersElsewhere
 }
 
 // A changeRun changes what the row of a running turn says to all processes.
@@ -33,12 +38,15 @@ type changeRun struct {
 }
 
 func (k *keys) wantRun(key turnKey) {
-	k.ends = append(k.ends, key)
+	k.running = append(k.running, key)
 	k.locks = append(k.locks, key.id)
 	k.runs = append(k.runs, key.id)
 }
 
-func (o *changeRun) want(k *keys) { k.wantRun(o.key) }
+func (o *changeRun) want(k *keys) {
+	k.wantRun(o.key)
+	k.callers = append(k.callers, o.key.id)
+}
 
 func (o *changeRun) decide(g *group) error {
 	r, err := g.running(o.key)
@@ -67,7 +75,7 @@ func (db *DB) AppendEvents(ctx context.Context, batches []conversation.EventBatc
 		for _, row := range rows {
 			n += len(row.data)
 		}
-		o.batches = append(o.batches, eventBatch{turnKey{b.Team, b.Turn}, rows})
+		o.batches = append(o.batches, eventBatch{turnKey{b.Team, b.Turn}, int64(b.Takeovers), rows})
 	}
 	if err := db.committer.do(ctx, "append events", o, n); err != nil {
 		return nil, err
@@ -76,8 +84,9 @@ func (db *DB) AppendEvents(ctx context.Context, batches []conversation.EventBatc
 }
 
 type eventBatch struct {
-	key  turnKey
-	rows []eventRow
+	key       turnKey
+	takeovers int64
+	rows      []eventRow
 }
 
 type appendEvents struct {
@@ -102,7 +111,7 @@ func (o *appendEvents) decide(g *group) error {
 	for i := range o.batches {
 		b := &o.batches[i]
 		r := g.runs[b.key.id]
-		if r == nil || r.team != b.key.team || !g.owns(r) {
+		if r == nil || r.team != b.key.team || !g.owns(r, b.takeovers) {
 			if !slices.Contains(o.lost, b.key.id) {
 				o.lost = append(o.lost, b.key.id)
 			}
@@ -119,6 +128,6 @@ func (o *appendEvents) decide(g *group) error {
 
 func (g *group) addEvents(turn any, rows []eventRow) {
 	for i := range rows {
-		g.newEvents = append(g.newEvents, turn, rows[i].first, rows[i].last, rows[i].data)
+		g.add(insertEvents, turn, rows[i].first, rows[i].last, rows[i].data)
 	}
 }

@@ -87,6 +87,15 @@ func testClaimsOfOneGroup(t *testing.T, db *DB) {
 	if _, err := db.GetClaim(t.Context(), "team", "other"); !errors.Is(err, conversation.ErrNotFound) {
 		t.Errorf("a turn that was refused has claimed its id: %v", err)
 	}
+	// One that must wait on has the claim that it made before, be it in the same group.
+	waits := withID(queued(c.ID), "waits")
+	errs := together(t, db, mustBegin(t, waits), mustBegin(t, started(waits, head{})))
+	if wait, ok := errors.AsType[*conversation.QueuedError](errs[1]); errs[0] != nil || !ok || wait.Ahead != 1 {
+		t.Errorf("a turn is to wait, and to begin: %v", errs)
+	}
+	if claim, err := db.GetClaim(t.Context(), "team", "waits"); err != nil || claim.Turn != waits.Turn.ID {
+		t.Errorf("the id is that of %+v, %v", claim, err)
+	}
 }
 
 func testFreedInOneGroup(t *testing.T, db *DB) {
@@ -150,13 +159,13 @@ func testRunOfOneGroup(t *testing.T, db *DB) {
 	t.Helper()
 	a := oneShot("question")
 	key := turnKey{"team", a.Turn.ID}
-	attempt := func(model string) op { return &recordAttempt{key, []byte(`{"model":"` + model + `"}`)} }
+	attempt := func(model string) op { return &recordAttempt{key, 0, []byte(`{"model":"` + model + `"}`)} }
 	log := func(first int64) *appendEvents {
 		rows, err := eventRows([]conversation.Event{{Sequence: first, Kind: conversation.EventTextDelta, Text: "x"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &appendEvents{batches: []eventBatch{{key, rows}}}
+		return &appendEvents{batches: []eventBatch{{key, 0, rows}}}
 	}
 	cancel := func() op { return &changeRun{key, func(r *run) { r.cancel = true }} }
 	early := log(2)
@@ -195,29 +204,50 @@ func testRunOfOneGroup(t *testing.T, db *DB) {
 
 func testChangesOfOneGroup(t *testing.T, db *DB) {
 	t.Helper()
-	a := oneShot("question")
+	a := withID(oneShot("question"), "id")
+	a.Turn.OnDisconnect = conversation.DisconnectCancel
 	key := turnKey{"team", a.Turn.ID}
-	attach := func() op { return &changeRun{key, func(r *run) { r.callers++ }} }
-	decided(t, together(t, db, mustBegin(t, a)), nil)
-	decided(t, together(t, db, attach(), attach(), attach()), nil, nil, nil)
-	detach := func() error { return db.DetachTurn(t.Context(), "team", a.Turn.ID) }
+	come, leave := func() op { return &changeRun{key, attach} }, func() op { return &changeRun{key, detach} }
+	elsewhere := newID()
+	comeElsewhere := testOp{decision: func(g *group) error {
+		g.add(insertCallers, a.Turn.ID[:], elsewhere[:])
+		return nil
+	}}
+	leaveElsewhere := testOp{decision: func(g *group) error {
+		g.add(deleteCallers, a.Turn.ID[:], elsewhere[:])
+		return nil
+	}}
 	cancelled := func() bool {
-		taken, _, err := db.takenRun(t.Context(), a.Turn.ID)
+		taken, _, _, err := db.takenRun(t.Context(), db.ownership.current(), a.Turn.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return taken.Cancel
 	}
-	for left := 4; left > 0; left-- {
-		if cancelled() {
-			t.Fatalf("the turn is to be cancelled with %d callers left", left)
+	for i, x := range []struct {
+		ops     []op
+		callers int
+		cancel  bool
+	}{
+		{[]op{mustBegin(t, a)}, 1, false},
+		{[]op{come(), come(), come()}, 1, false},
+		{[]op{come(), comeElsewhere}, 2, false},
+		{[]op{leave(), leave()}, 1, false},
+		{[]op{come(), leave(), come()}, 2, false},
+		{[]op{leave(), come()}, 2, false},
+		{[]op{leaveElsewhere}, 1, false},
+		{[]op{leave(), come()}, 1, true}, // too late
+		{[]op{leave(), leave()}, 0, true},
+		{[]op{come()}, 1, true},
+		{[]op{mustEnd(t, ending(a, "answer"))}, 0, false},
+	} {
+		decided(t, together(t, db, x.ops...), make([]any, len(x.ops))...)
+		if n := number(t, db, `SELECT count(*) FROM callers`); n != x.callers {
+			t.Errorf("step %d: %d processes read the turn, want %d", i, n, x.callers)
 		}
-		if err := detach(); err != nil {
-			t.Fatal(err)
+		if i < 10 && cancelled() != x.cancel {
+			t.Errorf("step %d: the turn is to be cancelled: %v", i, !x.cancel)
 		}
-	}
-	if !cancelled() {
-		t.Fatal("the turn goes on without callers")
 	}
 }
 

@@ -23,12 +23,12 @@ func (db *DB) EndTurn(ctx context.Context, e *conversation.End) error {
 }
 
 // RecordAttempt records what is known of a running turn before a further call is made.
-func (db *DB) RecordAttempt(ctx context.Context, t *conversation.Turn) error {
+func (db *DB) RecordAttempt(ctx context.Context, t *conversation.Turn, takeovers int) error {
 	result, err := encode("result", &t.Result)
 	if err != nil {
 		return fmt.Errorf("record attempt: %w", err)
 	}
-	return db.committer.do(ctx, "record attempt", &recordAttempt{turnKey{t.Team, t.ID}, result}, len(result))
+	return db.committer.do(ctx, "record attempt", &recordAttempt{turnKey{t.Team, t.ID}, int64(takeovers), result}, len(result))
 }
 
 // DeleteTurn removes an ended one-shot turn.
@@ -41,16 +41,17 @@ func (db *DB) DeleteTurn(ctx context.Context, team string, id conversation.ID) e
 }
 
 type endTurn struct {
-	key      turnKey
-	line     conversation.ID
-	turnArg  any
-	claim    claimKey
-	state    conversation.State
-	endTime  int64
-	output   []draft
-	result   any
-	events   []eventRow
-	replaces []int64
+	key       turnKey
+	takeovers int64
+	line      conversation.ID
+	turnArg   any
+	claim     claimKey
+	state     conversation.State
+	endTime   int64
+	output    []draft
+	result    any
+	events    []eventRow
+	replaces  []int64
 }
 
 func newEndTurn(e *conversation.End) (*endTurn, error) {
@@ -71,13 +72,13 @@ func newEndTurn(e *conversation.End) (*endTurn, error) {
 		return nil, err
 	}
 	return &endTurn{
-		key: turnKey{t.Team, t.ID}, line: t.Conversation, turnArg: idArg(t.ID), claim: claimKey{t.Team, t.RequestID},
-		state: t.State, endTime: nanos(t.EndTime), output: output, result: result, events: events, replaces: e.Replaces,
+		key: turnKey{t.Team, t.ID}, takeovers: int64(e.Takeovers), line: t.Conversation, turnArg: idArg(t.ID),
+		claim: claimKey{t.Team, t.RequestID}, state: t.State, endTime: nanos(t.EndTime), output: output, result: result, events: events, replaces: e.Replaces,
 	}, nil
 }
 
 func (o *endTurn) want(k *keys) {
-	k.ends = append(k.ends, o.key)
+	k.running = append(k.running, o.key)
 	k.locks = append(k.locks, o.key.id)
 	if o.line.IsZero() {
 		k.runs = append(k.runs, o.key.id)
@@ -90,7 +91,7 @@ func (o *endTurn) want(k *keys) {
 }
 
 func (o *endTurn) decide(g *group) error {
-	r, err := g.mine(o.key)
+	r, err := g.mine(o.key, o.takeovers)
 	if err != nil {
 		return err
 	}
@@ -108,17 +109,20 @@ func (o *endTurn) decide(g *group) error {
 	if l := g.lines[r.conversation]; l != nil {
 		o.leave(g, l, r, conversation.Place{Position: position, Tokens: tokens})
 	}
-	g.endedTurns = append(g.endedTurns, o.key.team, o.turnArg, branch, int64(len(o.output)), int64(o.state), o.endTime, tokens,
+	g.add(endTurns, o.key.team, o.turnArg, branch, int64(len(o.output)), int64(o.state), o.endTime, tokens,
 		o.result)
 	for _, first := range o.replaces {
-		g.goneEvents = append(g.goneEvents, o.turnArg, first)
+		g.add(deleteEvents, o.turnArg, first)
 	}
 	g.addEvents(o.turnArg, o.events)
 	if o.state == conversation.Failed {
 		g.free(o.claim, o.key.id)
 	}
 	delete(g.runs, o.key.id)
-	g.endedRuns = append(g.endedRuns, o.turnArg)
+	g.add(endRuns, o.turnArg)
+	if r.counted {
+		g.add(dismissCallers, o.turnArg)
+	}
 	t := turnRow{r.conversation, o.state, conversation.Place{Branch: o.key.id, Position: position, Tokens: tokens}}
 	if r.main && o.state.Answered() {
 		t.end.Branch = r.branch
@@ -142,12 +146,12 @@ func (o *endTurn) leave(g *group, l *line, r *run, end conversation.Place) {
 		return
 	case r.main:
 		l.active = conversation.ID{}
-		g.movedMessages = append(g.movedMessages, idArg(r.branch), r.start)
+		g.add(moveMessages, idArg(r.branch), r.start)
 	case r.ticket > 0:
 		l.waiting = slices.DeleteFunc(l.waiting, o.is)
 	default:
 		l.forks = slices.DeleteFunc(l.forks, o.is)
-		g.heads = append(g.heads, o.turnArg, o.turnArg, end.Position, end.Tokens, int64(1), o.endTime, nil)
+		g.add(moveHeads, o.turnArg, o.turnArg, end.Position, end.Tokens, int64(1), o.endTime, nil)
 		return
 	}
 	from := conversation.Place{Branch: r.branch, Position: r.start}
@@ -157,14 +161,15 @@ func (o *endTurn) leave(g *group, l *line, r *run, end conversation.Place) {
 func (o *endTurn) is(id conversation.ID) bool { return id == o.key.id }
 
 type recordAttempt struct {
-	key    turnKey
-	result any
+	key       turnKey
+	takeovers int64
+	result    any
 }
 
 func (o *recordAttempt) want(k *keys) { k.wantRun(o.key) }
 
 func (o *recordAttempt) decide(g *group) error {
-	r, err := g.mine(o.key)
+	r, err := g.mine(o.key, o.takeovers)
 	if err != nil {
 		return err
 	}
@@ -172,7 +177,7 @@ func (o *recordAttempt) decide(g *group) error {
 		return errNextGroup
 	}
 	r.isRecorded = true
-	g.recordedTurns = append(g.recordedTurns, o.key.team, idArg(o.key.id), o.result)
+	g.add(recordTurns, o.key.team, idArg(o.key.id), o.result)
 	return nil
 }
 
@@ -192,9 +197,9 @@ func (o *deleteTurn) decide(g *group) error {
 	}
 	delete(g.turns, o.key)
 	id := idArg(o.key.id)
-	g.goneTurns = append(g.goneTurns, o.key.team, id)
-	g.goneMessages = append(g.goneMessages, id)
-	g.goneLogs = append(g.goneLogs, id)
+	g.add(deleteTurns, o.key.team, id)
+	g.add(deleteMessages, id)
+	g.add(deleteLogs, id)
 	return nil
 }
 

@@ -34,6 +34,7 @@ type ownership struct {
 	adopted bool
 	told    map[conversation.ID]*told // what Duties has returned in toldIn
 	toldIn  int64
+	looked  time.Time // when it looked last, unless there may be more
 }
 
 // told is what the caller of Duties knows of a turn.
@@ -85,11 +86,18 @@ func (o *ownership) takeLost() bool {
 // are all processes, because who the owner is can change.
 var dutiesID = conversation.ID{15: 1}
 
-// dutiesInterval is how often Duties looks without having been woken.
-const dutiesInterval = time.Second
+// dutiesInterval is how often Duties looks without having been woken, and lookPause the least between two looks for which
+// somebody is woken: each is a scan, and many turns can be cancelled at once.
+const (
+	dutiesInterval = time.Second
+	lookPause      = 50 * time.Millisecond
+)
 
-// takenAtOnce bounds the turns, with their content, that Duties returns.
-const takenAtOnce = 256
+// What Duties returns at once of turns that were taken over, and of their content: nothing more is read after that much.
+const (
+	takenAtOnce = 256
+	takenBytes  = 16 << 20
+)
 
 // cancelInterval is how often Duties says that a turn is to be cancelled.
 const cancelInterval = 5 * time.Second
@@ -105,7 +113,17 @@ func (db *DB) Duties(ctx context.Context) (*conversation.Duties, error) {
 	tick := time.NewTicker(dutiesInterval)
 	defer tick.Stop()
 	for {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-db.stop:
+			return nil, unavailable("wait for duties", errClosed)
+		case <-time.After(time.Until(db.ownership.looked.Add(lookPause))):
+		}
 		d, err := db.duties(ctx)
+		if err == nil && (d == nil || len(d.Taken) == 0) {
+			db.ownership.looked = time.Now()
+		}
 		if err != nil || d != nil {
 			return d, err
 		}
@@ -139,6 +157,7 @@ func (db *DB) duties(ctx context.Context) (*conversation.Duties, error) {
 	}
 	d := new(conversation.Duties)
 	var taken []conversation.ID
+	now := time.Now()
 	found := make(map[conversation.ID]*told)
 	err := db.read(ctx, "read duties", dutiesOf, []any{me.id[:], me.epoch}, func(rows *sql.Rows) error {
 		var turn conversation.ID
@@ -153,9 +172,8 @@ func (db *DB) duties(ctx context.Context) (*conversation.Duties, error) {
 		found[turn] = t
 		if takeovers > 0 && !t.taken {
 			taken = append(taken, turn)
-		} else if cancel != 0 && time.Since(t.cancel) > cancelInterval {
+		} else if cancel != 0 && now.Sub(t.cancel) > cancelInterval {
 			d.Cancel = append(d.Cancel, turn)
-			t.cancel = time.Now()
 		}
 		return nil
 	})
@@ -164,12 +182,15 @@ func (db *DB) duties(ctx context.Context) (*conversation.Duties, error) {
 	}
 	taken = taken[:min(len(taken), takenAtOnce)] // the rest comes with the next call
 	if len(taken) > 0 {
-		if d.Taken, err = db.taken(ctx, taken); err != nil {
+		if d.Taken, err = db.taken(ctx, me, taken); err != nil {
 			return nil, err
 		}
 	}
 	for _, t := range d.Taken {
 		found[t.Turn.ID].taken = true
+	}
+	for _, turn := range d.Cancel {
+		found[turn].cancel = now
 	}
 	o.told = found
 	d.Lost = o.takeLost()

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
@@ -56,10 +58,8 @@ func (k *keeper) partitions(ctx context.Context, before time.Time) (again time.D
 	if !k.db.dialect.shared() {
 		return sweepInterval, nil
 	}
-	if err := makePartitions(ctx, k.db.readers); err != nil {
-		return 0, err
-	}
-	return sweepInterval, dropPartitions(ctx, k.db.readers, before)
+	// Where none can be made, those that there are are still to go.
+	return sweepInterval, errors.Join(makePartitions(ctx, k.db.readers), dropPartitions(ctx, k.db.readers, before))
 }
 
 // addPartitions makes the partitions for turns made from one time until after another.
@@ -76,7 +76,7 @@ func addPartitions(ctx context.Context, pool *sql.DB, from, to time.Time) error 
 	}
 	for _, start := range missing {
 		if err := changePartitions(ctx, pool, func(tx *sql.Tx) error { return addPartition(ctx, tx, start) }); err != nil {
-			return fmt.Errorf("make partition %s: %w", start.Format(partitionName), err)
+			return fmt.Errorf("make partition %s%s: %w", start.Format(partitionName), byOwner(err), err)
 		}
 	}
 	return nil
@@ -133,10 +133,18 @@ func dropPartitions(ctx context.Context, pool *sql.DB, old time.Time) error {
 			return err
 		})
 		if err != nil {
-			return fmt.Errorf("drop partition %s: %w", name, err)
+			return fmt.Errorf("drop partition %s%s: %w", name, byOwner(err), err)
 		}
 	}
 	return nil
+}
+
+// byOwner says what a role lacks that may not change partitions.
+func byOwner(err error) string {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == noPrivilege {
+		return " (the role of the database URL must own the table events, and may create tables in its schema)"
+	}
+	return ""
 }
 
 // partitionStarts returns the starts of the partitions of events other than the default one.

@@ -17,13 +17,21 @@ import (
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
-// The limits of every session, so that whoever stops in the middle of a transaction holds others up for a moment only. A
-// session with long round trips may idle for as long as they take, see postgresDialect.connect.
+// The limits of every session, so that whoever stops in the middle of a transaction holds others up for two seconds at most. A
+// session with long round trips may idle for as long as they take, see postgresDialect.connect. One that stops in the middle of
+// a message is not idle to PostgreSQL: who waits for its locks ends it, see endStuck, and so waits less than it may idle.
 const (
 	idleInTransaction = time.Second
-	lockTimeout       = 2 * time.Second
+	lockTimeout       = 750 * time.Millisecond
 	statementTimeout  = 8 * time.Second
 )
+
+// endStuck ends the sessions of the store, in whatever process, that have written something, and then have waited for longer
+// than a session may idle for the rest of a message, or for somebody to read an answer. Their process stands still or their
+// connection is lost; if neither is so, the group is run again.
+const endStuck = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE '` + sessionPrefix + `%' AND backend_xid IS NOT NULL
+AND state = 'active' AND wait_event_type = 'Client' AND query_start < clock_timestamp() - $1 * interval '1 second'`
 
 // maxConnect is the longest that is waited for a connection, and outcomeLimit for the outcome of a transaction.
 const (
@@ -41,7 +49,7 @@ func OpenPostgres(ctx context.Context, url string, o Options) (*DB, error) {
 	}
 	db, err := openPostgres(ctx, server, o)
 	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", describe(server.config), err)
+		return nil, fmt.Errorf("open database %s: %w", describe(server.config), decisive(err))
 	}
 	return db, nil
 }
@@ -69,10 +77,9 @@ func openPostgres(ctx context.Context, server *postgresServer, o Options) (_ *DB
 	if err := d.register(ctx, own.current()); err != nil {
 		return nil, err
 	}
+	o.Logger.InfoContext(ctx, "this replica uses the database", slog.String("replica", sessionName(own.current().id)))
 	db := newDB(d, readers, own, o)
-	if err := makePartitions(ctx, readers); err != nil {
-		o.Logger.WarnContext(ctx, "partitions are left to be made later", slog.Any("error", err))
-	}
+	_ = makePartitions(ctx, readers) // if it fails, the keeper tries again at once, and says so
 	r := newReplica(db, d, o.lease)
 	db.committer.wake = func(ids []conversation.ID) {
 		db.hub.wake(ids)
@@ -94,7 +101,9 @@ func openPostgres(ctx context.Context, server *postgresServer, o Options) (_ *DB
 	return db, nil
 }
 
-func sessionName(id conversation.ID) string { return fmt.Sprintf("chatsvc %x", id[:]) }
+const sessionPrefix = "chatsvc "
+
+func sessionName(id conversation.ID) string { return fmt.Sprintf(sessionPrefix+"%x", id[:]) }
 
 // A postgresServer is how to connect to the database. It is safe for concurrent use.
 type postgresServer struct {
@@ -131,6 +140,11 @@ func newPostgresServer(url string, patience time.Duration) (*postgresServer, err
 		"idle_in_transaction_session_timeout": milliseconds(idleInTransaction),
 		"lock_timeout":                        milliseconds(lockTimeout),
 		"statement_timeout":                   milliseconds(statementTimeout),
+		// The server finds out within some ten seconds, and not hours, that the other end of a connection is gone.
+		"tcp_keepalives_idle":     "5",
+		"tcp_keepalives_interval": "2",
+		"tcp_keepalives_count":    "3",
+		"tcp_user_timeout":        "10000",
 		// Every statement that runs all the time is by key. A plan that was made when a table was small is kept until its statistics
 		// are renewed, which can take minutes in which it grows a lot.
 		"enable_seqscan": "off",
@@ -145,6 +159,11 @@ func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseco
 // limit is how long an answer may take.
 func (s *postgresServer) limit() time.Duration {
 	return s.patience + 3*time.Duration(s.roundTrip.Load())
+}
+
+// idleLimit is how long a session may idle in a transaction, whose next statements may be on their way.
+func (s *postgresServer) idleLimit() time.Duration {
+	return idleInTransaction + time.Duration(s.roundTrip.Load())
 }
 
 // dial makes a connection.
@@ -174,7 +193,7 @@ func (s *postgresServer) dialWithin(ctx context.Context) (*pgx.Conn, error) {
 	start := time.Now()
 	conn, err := pgx.ConnectConfig(ctx, s.config)
 	if err != nil {
-		return nil, err
+		return nil, decisive(err)
 	}
 	s.observe(time.Since(start)) // at least one
 	return conn, nil
@@ -228,9 +247,8 @@ func (d *postgresDialect) connect(ctx context.Context) (writer, error) {
 		return nil, err
 	}
 	w := &postgresWriter{server: d.server, conn: conn}
-	if trip := time.Duration(d.server.roundTrip.Load()); trip > 0 {
-		// A transaction idles at the server while its next statements are on their way.
-		w.do(idleLonger, []any{milliseconds(idleInTransaction + trip)}, nil)
+	if limit := d.server.idleLimit(); limit > idleInTransaction {
+		w.do(idleLonger, []any{milliseconds(limit)}, nil)
 	}
 	return w, nil
 }
@@ -283,13 +301,18 @@ func (d *postgresDialect) lookForOutcome(ctx context.Context) (committed bool, e
 		return false, err
 	}
 	defer hangUp(conn)
+	// The transaction may wait for what can come no more.
+	_, endErr := conn.Exec(ctx, endStuck, pgx.QueryExecModeExec, d.server.idleLimit().Seconds())
 	var last int64
 	id := d.ownership.current().id
 	err = conn.QueryRow(ctx, `SELECT groups FROM outcomes WHERE replica = $1 FOR UPDATE`, pgx.QueryExecModeExec, pgUUID(id)).Scan(&last)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = errOutcomeUnknown
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return false, errOutcomeUnknown
+	case err != nil:
+		return false, errors.Join(err, endErr)
 	}
-	return last == d.group, err
+	return last == d.group, nil
 }
 
 // register makes o an owner in the database, in the epoch after o's.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/jackc/pgx/v5"
@@ -46,11 +48,37 @@ func (w *postgresWriter) flush(ctx context.Context) error {
 	clear(w.queued)
 	clear(w.batch.QueuedQueries)
 	w.queued, w.batch.QueuedQueries = w.queued[:0], w.batch.QueuedQueries[:0]
-	if err != nil && w.conn.IsClosed() {
+	switch {
+	case err != nil && w.conn.IsClosed():
 		w.server.lost()
 		return &lostError{err}
+	case isLockTimeout(err):
+		return errors.Join(err, w.endStuck(ctx))
 	}
 	return err
+}
+
+// endStuck is for after a lock was waited for in vain: who has it may be waiting for what does not come. It rolls back first,
+// because nothing else can be said in a transaction that has failed; to do so twice does no harm.
+func (w *postgresWriter) endStuck(ctx context.Context) error {
+	w.do(rollbackStatement, nil, nil)
+	if err := w.flush(ctx); err != nil {
+		return err
+	}
+	w.do(endStuckSessions, []any{w.server.idleLimit().Seconds()}, nil)
+	return w.flush(ctx)
+}
+
+var endStuckSessions = &statement{endStuck}
+
+const (
+	lockTimedOut = "55P03"
+	noPrivilege  = "42501"
+)
+
+func isLockTimeout(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == lockTimedOut
 }
 
 var errNotCommitted = errors.New("the transaction was rolled back instead")
@@ -94,29 +122,60 @@ type lostError struct{ cause error }
 func (e *lostError) Error() string { return "the connection is lost: " + e.cause.Error() }
 func (e *lostError) Unwrap() error { return e.cause }
 
+// A dialError is that of connections that could not be made, in one line.
+type dialError struct {
+	cause *pgconn.ConnectError
+}
+
+// Error leaves out what was tried before, or with TLS, where the server itself has said what is wrong.
+func (e *dialError) Error() string {
+	text := e.cause.Unwrap().Error()
+	if said, ok := errors.AsType[*pgconn.PgError](e.cause); ok {
+		text = said.Error()
+	}
+	var lines []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+func (e *dialError) Unwrap() error { return e.cause }
+
+// decisive reduces an error to that of a connection, if it comes from one.
+func decisive(err error) error {
+	if e, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return &dialError{e}
+	}
+	return err
+}
+
 // fault goes by the code that the server gives. What is not the server's is the connection's, or a value that cannot be
 // sent or read.
 func (*postgresDialect) fault(err error) fault {
 	var none *connectError
 	var lost *lostError
+	var fenced *fencedError
 	var e *pgconn.PgError
 	switch {
 	case errors.As(err, &none):
 		return connectFault(err)
-	case errors.As(err, &lost):
+	case errors.As(err, &lost), errors.As(err, &fenced):
 		return transient
 	case !errors.As(err, &e):
 		return networkFault(err)
 	}
 	switch e.Code {
-	case "55P03", // lock_timeout
+	case lockTimedOut,
 		"25P03", // idle_in_transaction_session_timeout
 		"57014", // statement_timeout
 		"0A000", // a prepared statement that the schema has changed under
 		"26000": // a prepared statement that is gone
 		return transient
 	case "25006", // read only: it is a standby now
-		"42501": // privileges
+		noPrivilege:
 		return unusable
 	}
 	switch e.Code[:min(2, len(e.Code))] {

@@ -40,9 +40,7 @@ var (
 	repeatDeletion = &statement{`INSERT INTO deletions (conversation, create_time) VALUES ($1, $2)
 ON CONFLICT (conversation) DO NOTHING`}
 
-	// A turn that was stopped while it waited has its input on a branch of which there is no row.
-	turnsOfConversation = &statement{`SELECT t.team, t.id, b.id FROM turns t LEFT JOIN branches b ON b.id = t.id
-WHERE t.conversation = $1 ORDER BY t.id LIMIT $2`}
+	turnsOfConversation = &statement{`SELECT team, id FROM turns WHERE conversation = $1 ORDER BY id LIMIT $2`}
 
 	// Leaves of a conversation, each with the other deleted conversation that it grows out of, if any.
 	leavesOfConversation = &statement{`SELECT b.id, p.conversation
@@ -111,25 +109,25 @@ func (r *removal) run(ctx context.Context) (more bool, err error) {
 // turns removes turns of a conversation with their logs, and reports whether those were all.
 func (r *removal) turns(ctx context.Context, deleted conversation.ID, _ int64) (done bool, err error) {
 	for !r.spent() {
-		var contents []content
+		var turns []conversation.ID
 		var keys []any
 		err := r.query(ctx, turnsOfConversation, func(row row) error {
 			var team string
-			var turn, branch conversation.ID
-			if err := row.Scan(&team, (*idColumn)(&turn), (*idColumn)(&branch)); err != nil {
+			var turn conversation.ID
+			if err := row.Scan(&team, (*idColumn)(&turn)); err != nil {
 				return err
 			}
-			contents = append(contents, content{turn: turn, messages: branch.IsZero()})
+			turns = append(turns, turn)
 			keys = append(keys, team, idArg(turn))
 			return nil
 		}, deleted[:], r.rows)
 		if err != nil {
 			return false, fmt.Errorf("read turns: %w", err)
 		}
-		if len(contents) == 0 {
+		if len(turns) == 0 {
 			return true, nil
 		}
-		n, err := r.contents(ctx, contents)
+		n, err := r.contents(ctx, turns, false)
 		if err != nil {
 			return false, err
 		}
@@ -141,15 +139,9 @@ func (r *removal) turns(ctx context.Context, deleted conversation.ID, _ int64) (
 	return false, nil
 }
 
-// A content is what a turn alone has: its log and, where messages says so, the messages of the branch with its id.
-type content struct {
-	turn     conversation.ID
-	messages bool
-}
-
-// contents removes the contents of the first of some turns, each as a whole and with a row of the turn's own counted, as many
-// as are allowed, and returns how many; at least one.
-func (r *removal) contents(ctx context.Context, turns []content) (int, error) {
+// contents removes the logs of the first of some turns and, where messages says so, the messages of the branches with their
+// ids: each as a whole and with a row of the turn's own counted, as many as are allowed. It returns how many; at least one.
+func (r *removal) contents(ctx context.Context, turns []conversation.ID, messages bool) (int, error) {
 	type amount struct{ rows, bytes int }
 	sizes := make(map[conversation.ID]amount)
 	add := func(row row) error {
@@ -162,34 +154,31 @@ func (r *removal) contents(ctx context.Context, turns []content) (int, error) {
 		sizes[id] = amount{have.rows + s.rows, have.bytes + s.bytes}
 		return nil
 	}
-	ids, branches := make([]any, 0, len(turns)), make([]any, 0, len(turns))
+	ids := make([]any, 0, len(turns))
 	for i := range turns {
-		ids = append(ids, idArg(turns[i].turn))
-		if turns[i].messages {
-			branches = append(branches, idArg(turns[i].turn))
-		}
+		ids = append(ids, turns[i][:])
 	}
 	r.querySet(countEvents, ids, add)
-	r.querySet(countMessages, branches, add)
+	if messages {
+		r.querySet(countMessages, ids, add)
+	}
 	if err := r.flush(ctx); err != nil {
 		return 0, fmt.Errorf("count what turns have: %w", err)
 	}
-	ids, branches = ids[:0], branches[:0]
+	ids = ids[:0]
 	n := 0
 	for ; n < len(turns) && !r.spent(); n++ {
-		s := sizes[turns[n].turn]
+		s := sizes[turns[n]]
 		r.rows -= 1 + s.rows
 		r.bytes -= s.bytes
-		if s.rows == 0 {
-			continue
-		}
-		ids = append(ids, idArg(turns[n].turn))
-		if turns[n].messages {
-			branches = append(branches, idArg(turns[n].turn))
+		if s.rows > 0 {
+			ids = append(ids, turns[n][:])
 		}
 	}
 	r.doSet(removeEvents, ids)
-	r.doSet(removeContents, branches)
+	if messages {
+		r.doSet(removeContents, ids)
+	}
 	if err := r.flush(ctx); err != nil {
 		return 0, fmt.Errorf("remove what turns have: %w", err)
 	}

@@ -136,7 +136,7 @@ func fill(t *testing.T, db *DB, id conversation.ID, messages, size int) {
 		o := testOp{decision: func(g *group) error {
 			for n := min(at+5000, messages); at < n; at++ {
 				message := newID()
-				g.newMessages = append(g.newMessages, id[:], int64(at), message[:], turn[:], int64(conversation.RoleUser), int64(1), int64(at), content)
+				g.add(insertMessages, id[:], int64(at), message[:], turn[:], int64(conversation.RoleUser), int64(1), int64(at), content)
 			}
 			return nil
 		}}

@@ -13,6 +13,8 @@ var errEnough = errors.New("enough")
 // read calls row for each row that a statement finds. What the database says becomes StoreUnavailable; the only other
 // errors are ctx's and, about a value that cannot be read, row's.
 func (db *DB) read(ctx context.Context, doing, text string, args []any, row func(*sql.Rows) error) error {
+	db.reading.RLock()
+	defer db.reading.RUnlock()
 	found, err := db.tryRead(ctx, doing, text, args, row)
 	if err == nil || found || ctx.Err() != nil || db.dialect.fault(err) != transient {
 		return err

@@ -5,6 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
+
+	"github.com/google/uuid"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
@@ -18,6 +21,8 @@ const (
 	turnNotDeleted = `NOT EXISTS (SELECT 1 FROM deletions d WHERE d.conversation = t.conversation)`
 
 	getTurn = `SELECT ` + turnColumns + ` FROM turns t WHERE t.team = $1 AND t.id = $2 AND ` + turnNotDeleted
+
+	getNarrowTurn = `SELECT ` + narrowTurnColumns + `, NULL, NULL FROM turns t WHERE t.team = $1 AND t.id = $2 AND ` + turnNotDeleted
 
 	// One statement, because between two the turn could end and its messages move. The wide columns of the turn come with
 	// the first message only.
@@ -42,10 +47,11 @@ WHERE t.team = $1 AND t.request_id = $2 AND t.id < $3 AND ` + turnNotDeleted + `
 WHERE t.team = $1 AND t.conversation = $2 AND t.request_id = $5 AND t.id < $3 AND ` + turnNotDeleted + `
 ORDER BY t.id DESC LIMIT $4`
 
-	// The place before the input is where its first message stands.
+	// The place before the input is where its first message stands. The input is counted before it is read.
 	getTaken = `SELECT r.team, r.conversation, r.line, r.queue, r.branch, r.start, coalesce(m.tokens_before, r.tokens),
-	r.cancel, r.takeovers, r.deadline, r.overrides
-FROM running r LEFT JOIN messages m ON m.branch = r.branch AND m.position = r.start WHERE r.turn = $1`
+	r.cancel, r.takeovers, r.deadline, r.overrides,
+	(SELECT sum(length(i.content)) FROM messages i WHERE i.branch = r.branch AND i.position >= r.start AND i.position < r.position)
+FROM running r LEFT JOIN messages m ON m.branch = r.branch AND m.position = r.start WHERE r.turn = $1 AND r.owner = $2 AND r.epoch = $3`
 )
 
 // GetTurn returns a turn.
@@ -101,18 +107,27 @@ func (db *DB) ListTurns(
 	return turns, err
 }
 
-// taken returns the running and waiting turns among ids, for an owner that has taken them over.
-func (db *DB) taken(ctx context.Context, ids []conversation.ID) ([]*conversation.Taken, error) {
+// taken returns the running and waiting turns among ids that an owner has taken over: the first, and then as many as have
+// takenBytes of input together.
+func (db *DB) taken(ctx context.Context, o owner, ids []conversation.ID) ([]*conversation.Taken, error) {
 	taken := make([]*conversation.Taken, 0, len(ids))
+	left := takenBytes
 	for _, id := range ids {
-		t, team, err := db.takenRun(ctx, id)
-		if err != nil {
-			return nil, err
+		t, team, size, err := db.takenRun(ctx, o, id)
+		if t == nil && err == nil {
+			continue // it has ended, or is another's by now
 		}
-		if t == nil {
-			continue // it has ended
+		if left -= size; left < 0 && len(taken) > 0 {
+			break
 		}
-		t.Turn, err = db.GetTurn(ctx, team, id, true)
+		if err == nil {
+			t.Turn, err = db.GetTurn(ctx, team, id, true)
+		}
+		if errors.Is(err, errUnreadable) { // which must not keep the others from being taken
+			db.log.ErrorContext(ctx, "a turn that was taken over cannot be read, and can only be ended", "turn", uuid.UUID(id), slog.Any("error", err))
+			t.Unreadable = true
+			t.Turn, err = db.narrowTurn(ctx, team, id)
+		}
 		switch {
 		case errors.Is(err, conversation.ErrNotFound):
 			continue // it has ended since, and is deleted
@@ -124,15 +139,30 @@ func (db *DB) taken(ctx context.Context, ids []conversation.ID) ([]*conversation
 	return taken, nil
 }
 
-// takenRun returns what the row of a running turn says; nil if there is none.
-func (db *DB) takenRun(ctx context.Context, id conversation.ID) (t *conversation.Taken, team string, err error) {
-	err = db.read(ctx, "read taken turn", getTaken, []any{id[:]}, func(rows *sql.Rows) error {
+// narrowTurn returns what identifies a turn, and nothing that was encoded.
+func (db *DB) narrowTurn(ctx context.Context, team string, id conversation.ID) (turn *conversation.Turn, err error) {
+	err = db.read(ctx, "read turn", getNarrowTurn, []any{team, id[:]}, func(rows *sql.Rows) (err error) {
+		turn, err = scanTurn(rows)
+		return err
+	})
+	if err == nil && turn == nil {
+		err = conversation.ErrNotFound
+	}
+	return turn, err
+}
+
+// takenRun returns what the row of a running turn of an owner says, and how many bytes of input it has; nil if there is none.
+func (db *DB) takenRun(
+	ctx context.Context, o owner, id conversation.ID,
+) (t *conversation.Taken, team string, size int, err error) {
+	err = db.read(ctx, "read taken turn", getTaken, []any{id[:], o.id[:], o.epoch}, func(rows *sql.Rows) error {
 		t = new(conversation.Taken)
 		var in, line, queue conversation.ID
 		var cancel, deadline int64
 		var overrides sql.RawBytes
+		var input sql.NullInt64
 		if err := rows.Scan(&team, (*idColumn)(&in), (*idColumn)(&line), (*idColumn)(&queue), (*idColumn)(&t.Base.Branch),
-			&t.Base.Position, &t.Base.Tokens, &cancel, &t.Takeovers, &deadline, &overrides); err != nil {
+			&t.Base.Position, &t.Base.Tokens, &cancel, &t.Takeovers, &deadline, &overrides, &input); err != nil {
 			return err
 		}
 		if in.IsZero() || !queue.IsZero() {
@@ -140,12 +170,13 @@ func (db *DB) takenRun(ctx context.Context, id conversation.ID) (t *conversation
 		}
 		t.Fork = !in.IsZero() && line.IsZero() && queue.IsZero()
 		t.Cancel, t.Deadline = cancel != 0, fromNanos(deadline)
+		size = int(input.Int64)
 		if len(overrides) > 0 {
 			return decode("overrides", overrides, &t.Overrides)
 		}
 		return nil
 	})
-	return t, team, err
+	return t, team, size, err
 }
 
 // scanTurn reads a row of turnColumns, and then more.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
@@ -17,7 +18,7 @@ import (
 // turns of those that no longer do. That goes in two steps, each of which can be left to others: first the dead one's epoch
 // is raised, so that nothing that it writes late takes effect; then whoever comes first makes turns without a living owner
 // its own, some at a time. All time is the database's, but for the one rule that cannot be its: a database that was away, or
-// a process, made everyone look dead, so whoever notices waits for one lease before giving others up.
+// a process, made everyone look dead, so whoever notices waits for one lease before giving others up: they may be back later than it.
 type replica struct {
 	db       *DB
 	dialect  *postgresDialect
@@ -26,8 +27,8 @@ type replica struct {
 	notifier *notifier
 
 	conn *pgx.Conn // nil while there is none
-	// takeFrom is when others may be given up; lastRound is when the database was last heard of.
-	takeFrom, lastRound, lastBeat time.Time
+	// takeFrom is when others may be given up; lastHeard is when the database was last heard of.
+	takeFrom, lastHeard, lastBeat time.Time
 	// held are the dead whose row was locked in the last round, most likely by a session that they left.
 	held   map[conversation.ID]bool
 	rounds int
@@ -38,7 +39,7 @@ func newReplica(db *DB, d *postgresDialect, lease time.Duration) *replica {
 	now := time.Now()
 	return &replica{
 		db: db, dialect: d, log: db.log, lease: lease, notifier: newNotifier(d.server, db.log),
-		takeFrom: now.Add(lease), lastRound: now, lastBeat: now,
+		takeFrom: now.Add(lease), lastHeard: now, lastBeat: now,
 	}
 }
 
@@ -51,11 +52,18 @@ func (r *replica) run(ctx context.Context) {
 	defer r.drop()
 	for {
 		r.round(ctx)
+		again := time.After(lookPause)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			continue
 		case <-wake:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-again:
 		}
 	}
 }
@@ -66,13 +74,21 @@ func (r *replica) round(ctx context.Context) {
 	if o.epoch == noEpoch {
 		return
 	}
+	hadConn := r.conn != nil
 	err := r.look(ctx, o)
+	if err != nil && hadConn && ctx.Err() == nil {
+		// That a connection has broken says little. A new one tells whether the database is away.
+		r.drop()
+		r.dialect.server.lost()
+		err = r.look(ctx, o)
+	}
 	if ctx.Err() != nil {
 		return
 	}
 	if err != nil {
+		r.takeFrom = time.Now().Add(r.lease)
 		if !r.away {
-			r.log.WarnContext(ctx, "the database does not hear that this process lives", slog.Any("error", err))
+			r.log.WarnContext(ctx, "the database does not hear that this replica lives", slog.Any("error", err))
 		}
 		r.away = true
 		r.drop()
@@ -83,6 +99,25 @@ func (r *replica) round(ctx context.Context) {
 		r.log.InfoContext(ctx, "the database is back")
 		r.away = false
 	}
+}
+
+// heard is told when the database was asked, when it answered, and about how long that takes at the moment. If it was away
+// meanwhile, or this process was, nobody is given up for a lease. The time on the way does not count, however long it is.
+func (r *replica) heard(asked, answered time.Time, usual time.Duration) {
+	if asked.Sub(r.lastHeard) > r.lease/2 || answered.Sub(asked)-usual > r.lease/3 {
+		r.takeFrom = answered.Add(r.lease)
+	}
+	r.lastHeard = answered
+}
+
+// ask has the database asked by f, and heard of.
+func (r *replica) ask(f func() error) error {
+	usual, asked := time.Duration(r.dialect.server.roundTrip.Load()), time.Now()
+	err := f()
+	if err == nil {
+		r.heard(asked, time.Now(), usual)
+	}
+	return err
 }
 
 func (r *replica) drop() {
@@ -98,7 +133,8 @@ const (
 	others = `SELECT id, heartbeat < clock_timestamp() - $2 * interval '1 second' FROM replicas
 WHERE id <> $1 AND heartbeat > '-infinity'`
 
-	anyOrphans = `SELECT EXISTS (SELECT 1 FROM running r WHERE NOT EXISTS (SELECT 1 FROM replicas p WHERE p.id = r.owner AND p.epoch = r.epoch))`
+	anyOrphans = `SELECT EXISTS (SELECT 1 FROM running r WHERE NOT EXISTS (SELECT 1 FROM replicas p WHERE p.id = r.owner AND p.epoch = r.epoch))
+	OR EXISTS (SELECT 1 FROM running r WHERE ` + leftByCallers + `)`
 
 	// A group of the dead one that is under way holds its row. It is left for the next round then.
 	raiseEpochs = `WITH dead AS MATERIALIZED (
@@ -144,10 +180,15 @@ func (r *replica) look(ctx context.Context, o owner) error {
 	soon, cancel := context.WithTimeout(ctx, r.dialect.server.limit())
 	defer cancel()
 	start := time.Now()
-	dead, orphans, err := r.survey(soon, o)
+	var dead []conversation.ID
+	var orphans bool
+	err := r.ask(func() (err error) {
+		dead, orphans, err = r.survey(soon, o)
+		return err
+	})
 	r.dialect.server.observe(time.Since(start))
 	if _, fenced := errors.AsType[*fencedError](err); fenced {
-		r.log.WarnContext(ctx, "this process had been given up for dead; its turns may be others' now")
+		r.log.WarnContext(ctx, "this replica had been given up for dead; its turns may be others' now")
 		r.takeFrom = time.Now().Add(r.lease)
 		if err := r.dialect.reown(ctx, o); err != nil {
 			return err
@@ -158,19 +199,20 @@ func (r *replica) look(ctx context.Context, o owner) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now()
-	if now.Sub(r.lastRound) > r.lease/2 {
-		r.takeFrom = now.Add(r.lease)
+	if r.db.retired.Load() {
+		dead, orphans = nil, false
 	}
-	r.lastRound = now
-	if len(dead) > 0 && !now.Before(r.takeFrom) {
-		if err := r.giveUpOn(soon, o, dead); err != nil {
+	if len(dead) > 0 && !time.Now().Before(r.takeFrom) {
+		if err := r.ask(func() error { return r.giveUpOn(soon, o, dead) }); err != nil {
 			return err
 		}
 		orphans = true
 	}
 	if orphans {
 		if err := r.take(ctx, o); err != nil {
+			return err
+		}
+		if err := r.forgetCallers(soon); err != nil {
 			return err
 		}
 	}
@@ -253,7 +295,7 @@ func (r *replica) giveUpOn(ctx context.Context, o owner, dead []conversation.ID)
 	for _, id := range dead {
 		switch {
 		case gone[id]:
-			r.log.WarnContext(ctx, "another process has not said for a lease that it lives, and is given up",
+			r.log.WarnContext(ctx, "another replica has not said for a lease that it lives, and is given up",
 				slog.String("replica", sessionName(id)))
 		case r.held[id]:
 			// A session that waits for the rest of a message idles, but not by PostgreSQL's count.
@@ -272,7 +314,11 @@ func (r *replica) giveUpOn(ctx context.Context, o owner, dead []conversation.ID)
 func (r *replica) take(ctx context.Context, o owner) error {
 	for {
 		ctx, cancel := context.WithTimeout(ctx, r.dialect.server.limit())
-		tag, err := r.conn.Exec(ctx, takeOrphans, pgUUID(o.id), o.epoch, takeAtOnce)
+		var tag pgconn.CommandTag
+		err := r.ask(func() (err error) {
+			tag, err = r.conn.Exec(ctx, takeOrphans, pgUUID(o.id), o.epoch, takeAtOnce)
+			return err
+		})
 		cancel()
 		if err != nil {
 			return fmt.Errorf("take turns over: %w", err)
@@ -297,7 +343,10 @@ func (r *replica) giveUp(ctx context.Context, o owner) error {
 		return err
 	}
 	defer hangUp(conn)
-	// It waits for the group of this process that is under way.
+	// It waits for the group of this process that is under way, longer than others do for a lock.
+	if _, err := conn.Exec(ctx, `SET lock_timeout = '2s'`, pgx.QueryExecModeExec); err != nil {
+		return fmt.Errorf("end the epoch: %w", err)
+	}
 	if _, err := conn.Exec(ctx, endEpoch, pgx.QueryExecModeExec, pgUUID(o.id), o.epoch); err != nil {
 		return fmt.Errorf("end the epoch: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	neturl "net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -86,7 +85,11 @@ func TestFencing(t *testing.T) {
 		!got.Deadline.Equal(onLine.Deadline) || got.Turn.State != conversation.Running {
 		t.Errorf("taken: %+v", got)
 	}
-	if err := other.EndTurn(t.Context(), ending(onLine, "the taker's answer")); err != nil {
+	// A late end of the taker's own that does not know of the takeover is as void as another's.
+	if err := other.EndTurn(t.Context(), ending(onLine, "of an earlier life")); !errors.Is(err, conversation.ErrTurnEnded) {
+		t.Errorf("an end from before the takeover: %v", err)
+	}
+	if err := other.EndTurn(t.Context(), takenOver(ending(onLine, "the taker's answer"))); err != nil {
 		t.Fatal(err)
 	}
 	proxy.Restore()
@@ -106,7 +109,7 @@ func TestFencing(t *testing.T) {
 	if err := cutOff.EndTurn(t.Context(), ending(shot, "late")); !errors.Is(err, conversation.ErrTurnEnded) {
 		t.Errorf("a late end of a turn that is another's: %v", err)
 	}
-	if err := cutOff.RecordAttempt(t.Context(), shot.Turn); !errors.Is(err, conversation.ErrTurnEnded) {
+	if err := cutOff.RecordAttempt(t.Context(), shot.Turn, 0); !errors.Is(err, conversation.ErrTurnEnded) {
 		t.Errorf("a late attempt of a turn that is another's: %v", err)
 	}
 	if !duties(t, cutOff).Lost {
@@ -116,7 +119,7 @@ func TestFencing(t *testing.T) {
 		t.Errorf("the turn: %+v, %v", got, err)
 	}
 	turn(t, cutOff, c.ID, after(onLine), "next")
-	if err := other.EndTurn(t.Context(), ending(shot, "done")); err != nil {
+	if err := other.EndTurn(t.Context(), takenOver(ending(shot, "done"))); err != nil {
 		t.Error(err)
 	}
 }
@@ -150,6 +153,36 @@ func TestFencedGroup(t *testing.T) {
 		}
 		if err := db.EndTurn(t.Context(), ending(fresh, "done")); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// Who finds out that it was given up tries once more, however long it stood still before. Who is given up again and again
+// cannot use the store.
+func TestFencedAgain(t *testing.T) {
+	t.Parallel()
+	url := migrated(t)
+	db := openURL(t, url, Options{lease: time.Hour})
+	db.committer.tryFor = 0 // as after a long pause
+	conn := session(t, url)
+	for _, c := range []struct {
+		times int
+		want  error
+	}{{1, nil}, {maxTries, conversation.ErrStoreUnavailable}} {
+		tries := 0
+		err := db.committer.do(t.Context(), "test", testOp{
+			keys: func(*keys) {
+				if tries++; tries > c.times {
+					return
+				}
+				if _, err := conn.Exec(t.Context(), `UPDATE replicas SET epoch = epoch + 1`); err != nil {
+					t.Error(err)
+				}
+			},
+			decision: func(*group) error { return nil },
+		}, 0)
+		if !errors.Is(err, c.want) {
+			t.Errorf("given up %d times: %v, want %v", c.times, err, c.want)
 		}
 	}
 }
@@ -217,32 +250,31 @@ func TestTakeover(t *testing.T) {
 	proxy.Restore()
 }
 
-// Nobody is given up for dead because the database was away: whoever hears of it first waits for the others.
-func TestOutageIsNobodysDeath(t *testing.T) {
+// Who is about to stop takes nothing over: what it took would have to be handed over again.
+func TestRetire(t *testing.T) {
 	t.Parallel()
 	url := migrated(t)
-	o := Options{lease: 1800 * time.Millisecond}
-	first, firstProxy := proxied(t, url, o)
-	second, secondProxy := proxied(t, url, o)
-	a := oneShot("goes on")
+	first, leaving := openURL(t, url, hurried()), openURL(t, url, hurried())
+	a := oneShot("a")
 	if err := first.BeginTurn(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
-	passes := func(d time.Duration) {
-		start := time.Now()
-		eventually(t, "time passes", func() bool { return time.Since(start) > d })
+	leaving.Retire()
+	if err := first.Release(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	firstProxy.Blackhole()
-	secondProxy.Blackhole()
-	passes(o.lease + time.Second)
-	secondProxy.Restore()
-	recovers(t, second)
-	passes(o.lease / 2) // it has looked some times, and found the first dead by its heartbeat
-	firstProxy.Restore()
-	recovers(t, first)
-	if err := first.EndTurn(t.Context(), ending(a, "done")); err != nil {
-		t.Errorf("the end of a turn that nobody should have taken: %v", err)
+	conn, id := session(t, url), leaving.ownership.current().id
+	beats := func() int {
+		return count(t, conn, `SELECT (1000 * extract(epoch FROM heartbeat))::bigint % 1000000000 FROM replicas WHERE id = $1`, id[:])
 	}
+	for range 3 {
+		before := beats()
+		eventually(t, "it has looked again", func() bool { return beats() != before })
+	}
+	if n := count(t, conn, `SELECT count(*) FROM running WHERE owner = $1`, id[:]); n != 0 {
+		t.Errorf("it has taken %d turns", n)
+	}
+	takes(t, openURL(t, url, hurried()), 1)
 }
 
 // Who ends in an orderly way leaves turns that others take at once, also one that starts later.
@@ -334,6 +366,54 @@ func TestWakeAcrossReplicas(t *testing.T) {
 	})
 }
 
+// Many turns that are cancelled at once do not cause a look each.
+func TestManyCancels(t *testing.T) {
+	t.Parallel()
+	w, url := tap(t, migrated(t))
+	db := openURL(t, url, Options{})
+	turns := make([]*conversation.Admission, 100)
+	ops := make([]op, len(turns))
+	for i := range turns {
+		turns[i] = oneShot("cancelled")
+		ops[i] = mustBegin(t, turns[i])
+	}
+	for _, err := range together(t, db, ops...) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var looks atomic.Int64
+	w.watch(func(sql string) wireAction {
+		if sql == anyOrphans || sql == dutiesOf {
+			looks.Add(1)
+		}
+		return forward
+	})
+	start := time.Now()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for told := 0; told < len(turns) && !t.Failed(); {
+			d, err := db.Duties(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			told += len(d.Cancel)
+		}
+	})
+	for _, a := range turns {
+		if err := db.RequestCancel(t.Context(), "team", a.Turn.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	wg.Wait()
+	took := time.Since(start)
+	// The two kinds of look, each also by the clock.
+	if n, most := looks.Load(), 2*(3+int64(took/lookPause)+int64(took/time.Second)); n > most {
+		t.Errorf("%d looks for %d turns in %v, want at most %d", n, len(turns), took, most)
+	}
+}
+
 // settle takes what still comes.
 func settle(wake <-chan struct{}) {
 	for {
@@ -343,65 +423,4 @@ func settle(wake <-chan struct{}) {
 			return
 		}
 	}
-}
-
-// A replica that stands still in the middle of a transaction holds others up for two seconds at most, where they want the
-// same row. If it stands still in the middle of a message, PostgreSQL does not count it as idle; then whoever takes its turns
-// over ends its session.
-func TestPausedOwner(t *testing.T) {
-	t.Parallel()
-	t.Run("between", func(t *testing.T) {
-		t.Parallel()
-		other, _, in, resume := pausedOwner(t, Options{}, sentWithCommit)
-		timed(t, "a turn in the same conversation", 2*time.Second, func() {
-			if err := other.BeginTurn(t.Context(), admission(in, head{}, "goes on")); err != nil {
-				t.Error(err)
-			}
-		})
-		resume()
-	})
-	t.Run("in a message", func(t *testing.T) {
-		t.Parallel()
-		other, left, _, resume := pausedOwner(t, hurried(), "INSERT INTO running")
-		timed(t, "the takeover", 6*time.Second, func() { takes(t, other, 1) })
-		if err := other.EndTurn(t.Context(), ending(left, "done")); err != nil {
-			t.Error(err)
-		}
-		resume()
-	})
-}
-
-// pausedOwner returns a replica beside one that has begun a turn, and that stands still with all its connections where it
-// begins another in the conversation in, just before a statement, until resume is called.
-func pausedOwner(t *testing.T, o Options, at string) (other *DB, left *conversation.Admission, in conversation.ID, resume func()) {
-	t.Helper()
-	url := migrated(t)
-	other = openURL(t, url, o)
-	w, tapped := tap(t, url)
-	paused := openURL(t, tapped, o)
-	in = newConversation(t, other).ID
-	left = oneShot("left")
-	if err := paused.BeginTurn(t.Context(), left); err != nil {
-		t.Fatal(err)
-	}
-	reached, resumed := make(chan struct{}), make(chan struct{})
-	var stopped atomic.Bool
-	w.watch(func(sql string) wireAction {
-		if strings.HasPrefix(sql, at) && stopped.CompareAndSwap(false, true) {
-			close(reached)
-		}
-		if stopped.Load() {
-			<-resumed
-		}
-		return forward
-	})
-	var wg sync.WaitGroup
-	wg.Go(func() { _ = paused.BeginTurn(t.Context(), admission(in, head{}, "paused")) }) // whatever comes of it
-	<-reached
-	resume = sync.OnceFunc(func() {
-		close(resumed)
-		wg.Wait()
-	})
-	t.Cleanup(resume)
-	return other, left, in, resume
 }

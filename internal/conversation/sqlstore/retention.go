@@ -43,22 +43,25 @@ func (r Retention) claims() time.Duration { return max(r.OneShots, 24*time.Hour)
 // it, because the one with the wrong clock would remove what the others keep.
 func (k *keeper) sweep(ctx context.Context) (again time.Duration, err error) {
 	now, err := k.db.clock(ctx)
+	k.report("read the time", err)
 	if err != nil {
 		return 0, err
 	}
 	again = sweepInterval
 	var errs []error // what is wrong with one kind does not keep the others
 	for _, step := range []struct {
+		what   string
 		remove func(context.Context, time.Time) (time.Duration, error)
 		before time.Time
 	}{
-		{k.conversations, now},
-		{k.oneShots, now.Add(-k.retention.OneShots)},
-		{k.claims, now.Add(-k.retention.claims())},
-		{k.events, now.Add(-k.retention.Events)},
-		{k.partitions, now.Add(-k.retention.Events)},
+		{"delete expired conversations", k.conversations, now},
+		{"remove the content of old one-shot turns", k.oneShots, now.Add(-k.retention.OneShots)},
+		{"remove old request ids", k.claims, now.Add(-k.retention.claims())},
+		{"remove old events", k.events, now.Add(-k.retention.Events)},
+		{"make and drop partitions of the table events", k.partitions, now.Add(-k.retention.Events)},
 	} {
 		wait, err := step.remove(ctx, step.before)
+		k.report(step.what, err)
 		if errors.Is(err, errKeptElsewhere) {
 			wait, err = sweepElsewhere, nil
 		}
@@ -211,7 +214,7 @@ func (k *keeper) oneShots(ctx context.Context, before time.Time) (again time.Dur
 	if err != nil {
 		return 0, err
 	}
-	var old []content
+	var old []conversation.ID
 	bound, rows := firstID(before), 0
 	err = k.db.read(ctx, "read one-shot turns", oldOneShots, []any{cursor[:], bound[:], purgeRows}, func(row *sql.Rows) error {
 		var turn, running conversation.ID
@@ -222,7 +225,7 @@ func (k *keeper) oneShots(ctx context.Context, before time.Time) (again time.Dur
 		if !running.IsZero() {
 			return errEnough
 		}
-		old = append(old, content{turn, true})
+		old = append(old, turn)
 		return nil
 	})
 	if err != nil || len(old) == 0 {
@@ -231,10 +234,10 @@ func (k *keeper) oneShots(ctx context.Context, before time.Time) (again time.Dur
 	n := 0
 	err = k.batch(ctx, "remove content of one-shot turns", func(ctx context.Context, w *setWriter) (err error) {
 		r := removal{setWriter: w, rows: purgeRows, bytes: purgeBytes}
-		if n, err = r.contents(ctx, old); err != nil {
+		if n, err = r.contents(ctx, old, true); err != nil {
 			return err
 		}
-		return w.exec(ctx, moveCursor, oneShots, bytes.Clone(old[n-1].turn[:]))
+		return w.exec(ctx, moveCursor, oneShots, bytes.Clone(old[n-1][:]))
 	})
 	if err != nil {
 		return 0, err

@@ -107,6 +107,17 @@ func openSQLiteFile(path string) (*sqliteFile, error) {
 	} else if !locked {
 		return nil, fmt.Errorf("another process uses it (%s is locked)", lock.Path())
 	}
+	// SQLite would say no more than that it cannot. Nobody else in this process has the file open now, see above.
+	file, err = os.OpenFile(path, os.O_RDWR, 0) //nolint:gosec // the operator names the file
+	if err == nil {
+		err = file.Close()
+	}
+	if err != nil {
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			err = e.Err // the path is named by the caller
+		}
+		return nil, errors.Join(fmt.Errorf("it cannot be read and written as a file: %w", err), lock.Close())
+	}
 	return &sqliteFile{path: path, closers: []func() error{lock.Close}}, nil
 }
 

@@ -151,7 +151,7 @@ func TestPlans(t *testing.T) {
 	texts := append(readTexts(), adoptRuns.text)
 	for _, s := range []*set{
 		claimsByKey, runsByTurn, linesByID, turnsByKey, deleteClaims, endRuns, moveMessages, startTurns, recordTurns, endTurns, startRuns,
-		changeRuns, deleteEvents, updateSpecs, moveHeads, deleteConversations, deleteTurns, deleteMessages, deleteLogs,
+		cancelRuns, callersByTurn, deleteCallers, dismissCallers, deleteEvents, updateSpecs, moveHeads, deleteConversations, deleteTurns, deleteMessages, deleteLogs,
 	} {
 		texts = append(texts, s.text(&sqliteDialect{}, 4))
 	}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
@@ -68,12 +69,14 @@ type DB struct {
 	reads     map[string]*sql.Stmt // by text; not changed after the start
 	// readLimit is how long a read may take; 0 is for ever. PostgreSQL can be cut off without a word.
 	readLimit func() time.Duration
+	reading   sync.RWMutex // held by each read, and by Close
 	committer *committer
 	hub       *hub
 	ownership *ownership
 	// adopt makes the turns of earlier owners this one's, where there can be no other; nil where others take them.
-	adopt op
-	purge chan struct{} // wakes the purger; holds at most one
+	adopt   op
+	retired atomic.Bool   // no turns are taken over any more
+	purge   chan struct{} // wakes the purger; holds at most one
 
 	stop       chan struct{} // closed when the background work is to end
 	background sync.WaitGroup
@@ -111,27 +114,44 @@ func (db *DB) start() {
 	db.background.Go(db.keep)
 }
 
+// closePatience is how long Close waits for a database that can go away.
+const closePatience = 2 * time.Second
+
 // Close waits for the group of writes that has begun, fails those that wait, and closes the database. Turns that still run
-// are given up, as by Release.
+// are given up, as by Release. A PostgreSQL that does not answer is not waited for: whether that group happened, or others
+// know that its turns are theirs, is then open, and the lease decides.
 func (db *DB) Close() error {
 	db.closeOnce.Do(func() {
 		last, ok := db.ownership.release()
 		close(db.stop)
 		db.committer.close()
+		ctx, cancel := context.WithTimeout(context.Background(), closePatience)
+		defer cancel()
+		if db.dialect.shared() {
+			defer context.AfterFunc(ctx, db.committer.cut)()
+		}
 		db.background.Wait()
 		var errs []error
 		if ok {
-			if err := db.giveUp(context.Background(), last); err != nil {
-				db.log.Warn("the turns of this process are taken over later: it could not say that it ends", slog.Any("error", err))
+			if err := db.giveUp(ctx, last); err != nil {
+				db.log.Warn("the turns of this replica are taken over later: it could not say that it ends", slog.Any("error", err))
 			}
 		}
 		for _, stmt := range db.reads {
 			errs = append(errs, stmt.Close())
 		}
+		// A file is not closed before the last read has ended, and who opens it next would find it locked.
+		if !db.dialect.shared() {
+			db.reading.Lock()
+			defer db.reading.Unlock()
+		}
 		db.closeErr = errors.Join(append(errs, db.release())...)
 	})
 	return db.closeErr
 }
+
+// Retire ends the taking over of turns.
+func (db *DB) Retire() { db.retired.Store(true) }
 
 // Release gives up all turns of this process.
 func (db *DB) Release(ctx context.Context) error {
@@ -150,9 +170,16 @@ func (db *DB) Subscribe(id conversation.ID) (wake <-chan struct{}, stop func()) 
 	return db.hub.subscribe(id)
 }
 
-// Ping writes one row to find out whether the database takes it.
+// Ping writes one row to find out whether the database takes it. It also fails for some seconds after content was not
+// taken, unless other content has been since.
 func (db *DB) Ping(ctx context.Context) error {
-	return db.committer.try(ctx, "ping", &ping{now: db.now().UnixNano()})
+	if err := db.committer.try(ctx, "ping", &ping{now: db.now().UnixNano()}); err != nil {
+		return err
+	}
+	if err := db.committer.takesContent(); err != nil {
+		return unavailable("ping", err)
+	}
+	return nil
 }
 
 // unavailable is the error of a database that cannot be used.
@@ -160,6 +187,11 @@ func unavailable(doing string, cause error) error {
 	e := *conversation.ErrStoreUnavailable
 	e.Cause = fmt.Errorf("%s: %w", doing, cause)
 	return &e
+}
+
+// notWritten is unavailable for a write of which certainly nothing happened.
+func notWritten(doing string, cause error) error {
+	return unavailable(doing, fmt.Errorf("%w: %w", conversation.ErrNotWritten, cause))
 }
 
 var errClosed = errors.New("the store is closed")

@@ -19,6 +19,7 @@ type wire struct {
 	listener net.Listener
 	target   string
 	running  sync.WaitGroup
+	answered atomic.Int64 // bytes that the server has sent
 
 	mu    sync.Mutex
 	links map[net.Conn]bool
@@ -117,7 +118,7 @@ func (w *wire) serve(client net.Conn) {
 	}
 	w.add(server)
 	defer w.remove(server)
-	answers := &answers{to: client}
+	answers := &answers{to: client, sent: &w.answered}
 	w.running.Go(func() {
 		_, _ = io.Copy(answers, server)
 		_ = client.Close()
@@ -172,6 +173,8 @@ func (w *wire) pass(client, server net.Conn, answers *answers) {
 // answers passes on what the server says, until it is told not to.
 type answers struct {
 	to   net.Conn
+	sent *atomic.Int64
+
 	mu   sync.Mutex
 	held bool
 	tail []byte
@@ -185,6 +188,7 @@ func (a *answers) holdUntilReady() {
 }
 
 func (a *answers) Write(p []byte) (int, error) {
+	a.sent.Add(int64(len(p)))
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.held {

@@ -56,11 +56,14 @@ FROM (VALUES `, `) AS v WHERE running.turn = v.column1`, 7,
 		[]string{"uuid", "uuid", "uuid", "bigint", "bigint", "bigint", "bigint"},
 	}
 
-	changeRuns = &set{`UPDATE running SET callers = v.column2, cancel = v.column3
-FROM (VALUES `, `) AS v WHERE running.turn = v.column1`, 3, []string{"uuid", "bigint", "smallint"}}
+	cancelRuns = &set{`UPDATE running SET cancel = 1 WHERE turn IN (`, `)`, 1, nil}
 
 	insertRuns = &set{`INSERT INTO running (turn, team, conversation, line, queue, ticket, owner, epoch, branch, start, position,
-tokens, callers, cancel, takeovers, deadline, overrides) VALUES `, ``, 17, nil}
+tokens, counted, cancel, takeovers, deadline, overrides) VALUES `, ``, 17, nil}
+
+	insertCallers  = &set{`INSERT INTO callers (turn, replica) VALUES `, ``, 2, nil}
+	deleteCallers  = &set{`DELETE FROM callers WHERE (turn, replica) IN (VALUES `, `)`, 2, []string{"uuid", "uuid"}}
+	dismissCallers = &set{`DELETE FROM callers WHERE turn IN (`, `)`, 1, nil}
 
 	deleteEvents = &set{`DELETE FROM events WHERE (turn, first) IN (VALUES `, `)`, 2, []string{"uuid", "bigint"}}
 
@@ -95,34 +98,12 @@ FROM (VALUES `, `) AS v WHERE branches.id = v.column1`, 7,
 // The branches of a deleted conversation stay: a fork may share them. They go with its other rows.
 func (g *group) write(ctx context.Context, w *setWriter) error {
 	g.collect()
-	for _, step := range []struct {
-		set  *set
-		rows []any
-	}{
-		{deleteClaims, g.goneClaims},
-		{endRuns, g.endedRuns},
-		{moveMessages, g.movedMessages},
-		{insertConversations, g.newConversations},
-		{startTurns, g.startedTurns},
-		{recordTurns, g.recordedTurns},
-		{endTurns, g.endedTurns},
-		{insertTurns, g.newTurns},
-		{insertMessages, g.newMessages},
-		{startRuns, g.startedRuns},
-		{changeRuns, g.changedRuns},
-		{insertRuns, g.newRuns},
-		{deleteEvents, g.goneEvents},
-		{insertEvents, g.newEvents},
-		{updateSpecs, g.newSpecs},
-		{insertBranches, g.newBranches},
-		{moveHeads, g.heads},
-		{deleteConversations, g.goneConversations},
-		{insertDeletions, g.deletions},
-		{deleteTurns, g.goneTurns},
-		{deleteMessages, g.goneMessages},
-		{deleteLogs, g.goneLogs},
+	for _, s := range []*set{
+		deleteClaims, endRuns, deleteCallers, dismissCallers, moveMessages, insertConversations, startTurns, recordTurns, endTurns,
+		insertTurns, insertMessages, startRuns, cancelRuns, insertRuns, insertCallers, deleteEvents, insertEvents, updateSpecs,
+		insertBranches, moveHeads, deleteConversations, insertDeletions, deleteTurns, deleteMessages, deleteLogs,
 	} {
-		w.doSet(step.set, step.rows)
+		w.doSet(s, g.rows[s])
 	}
 	for _, f := range g.then {
 		if err := f(ctx, w); err != nil {
@@ -134,27 +115,31 @@ func (g *group) write(ctx context.Context, w *setWriter) error {
 
 // collect makes rows of what ops have changed, perhaps several times, in the lines and runs that g knows.
 func (g *group) collect() {
-	for _, id := range g.changed {
+	for _, id := range g.changedLines {
 		l := g.lines[id]
 		if l == nil {
 			continue // and then deleted
 		}
 		if l.newSpec != nil {
-			g.newSpecs = append(g.newSpecs, idArg(id), l.spec, l.specTime, l.expireTime, l.newSpec)
+			g.add(updateSpecs, idArg(id), l.spec, l.specTime, l.expireTime, l.newSpec)
 		}
 		if l.moved {
-			g.heads = append(g.heads, idArg(id), idArg(l.head), l.position, l.tokens, l.version, l.headTime, idArg(l.tip))
+			g.add(moveHeads, idArg(id), idArg(l.head), l.position, l.tokens, l.version, l.headTime, idArg(l.tip))
 		}
 	}
-	for _, id := range g.changedTurns {
+	for _, id := range g.changedRuns {
 		r := g.runs[id]
 		if r == nil {
 			continue // and then ended
 		}
-		cancel := int64(0)
-		if r.cancel {
-			cancel = 1
+		if r.cancel && !r.asked {
+			g.add(cancelRuns, idArg(id))
 		}
-		g.changedRuns = append(g.changedRuns, idArg(id), r.callers, cancel)
+		switch {
+		case r.callersHere && !r.hadCallersHere:
+			g.add(insertCallers, idArg(id), idArg(g.owner.id))
+		case r.hadCallersHere && !r.callersHere:
+			g.add(deleteCallers, idArg(id), idArg(g.owner.id))
+		}
 	}
 }

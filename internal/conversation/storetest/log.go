@@ -207,17 +207,17 @@ func recordAttempt(b *bench) {
 		turn.Result.Attempts[0].State = conversation.AttemptSettled
 		second := conversation.Attempt{State: conversation.AttemptIntent, Model: "n", CreateTime: at(3)}
 		turn.Result.Attempts = append(turn.Result.Attempts, second)
-		b.ok(b.RecordAttempt(b.ctx(), turn))
+		b.ok(b.RecordAttempt(b.ctx(), turn, 0))
 		b.stored(turn)
 		third := *turn
 		third.Result.Attempts = append(slices.Clone(turn.Result.Attempts), second)
-		b.ok(b.RecordAttempt(b.ctx(), &third))
+		b.ok(b.RecordAttempt(b.ctx(), &third, 0))
 		b.stored(&third)
 		b.ok(b.end(turn, conversation.Failed, ""))
-		b.is(b.RecordAttempt(b.ctx(), turn), conversation.ErrTurnEnded)
+		b.is(b.RecordAttempt(b.ctx(), turn, 0), conversation.ErrTurnEnded)
 		b.stored(turn)
 	}
-	b.is(b.RecordAttempt(b.ctx(), newTurn(team, c.ID, conversation.ID{}, "")), conversation.ErrNotFound)
+	b.is(b.RecordAttempt(b.ctx(), newTurn(team, c.ID, conversation.ID{}, ""), 0), conversation.ErrNotFound)
 	equal(t, "active turn", b.get(c).ActiveTurn, conversation.ID{})
 }
 

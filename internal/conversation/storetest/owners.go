@@ -23,6 +23,7 @@ func RunOwners(t *testing.T, open func(t *testing.T) (first, second conversation
 		{"ClaimsBetween", func(a, b *bench) { race(a, b) }},
 		{"BeginBetween", beginBetween},
 		{"CancelBetween", cancelBetween},
+		{"CallersRelease", callersRelease},
 		{"WakeBetween", wakeBetween},
 		{"QueueBetween", queueBetween},
 		{"ReadBetween", readBetween},
@@ -68,6 +69,7 @@ func takeOver(a, b *bench) {
 			delete(want, turn.ID)
 			equal(t, "turn", *taken.Turn, *turn)
 			equal(t, "takeovers", taken.Takeovers, 1)
+			equal(t, "to be cancelled", taken.Cancel, false) // though nobody reads it as its creator
 			equal(t, "fork", taken.Fork, turn == fork)
 		}
 	}
@@ -77,7 +79,7 @@ func takeOver(a, b *bench) {
 			void := *turn
 			a.is(a.end(&void, state, "void"), conversation.ErrTurnEnded)
 		}
-		a.is(a.RecordAttempt(a.ctx(), turn), conversation.ErrTurnEnded)
+		a.is(a.RecordAttempt(a.ctx(), turn, 0), conversation.ErrTurnEnded)
 		lost, err := a.AppendEvents(a.ctx(), []conversation.EventBatch{{Team: turn.Team, Turn: turn.ID, Events: deltas(500, "void")}})
 		a.ok(err)
 		equal(t, "lost turns", lost, []conversation.ID{turn.ID})
@@ -114,7 +116,7 @@ func othersTurns(a, b *bench) {
 	for _, turn := range []*conversation.Turn{main, waits} {
 		void := *turn
 		b.is(b.end(&void, conversation.Completed, "void"), conversation.ErrTurnEnded)
-		b.is(b.RecordAttempt(b.ctx(), turn), conversation.ErrTurnEnded)
+		b.is(b.RecordAttempt(b.ctx(), turn, 0), conversation.ErrTurnEnded)
 		lost, err := b.AppendEvents(b.ctx(), []conversation.EventBatch{{Team: team, Turn: turn.ID}})
 		b.ok(err)
 		equal(t, "lost turns", lost, []conversation.ID{turn.ID})
@@ -169,13 +171,17 @@ func cancelBetween(a, b *bench) {
 	left := newTurn(team, conversation.ID{}, conversation.ID{}, "left")
 	read := newTurn(team, conversation.ID{}, conversation.ID{}, "read")
 	for _, turn := range []*conversation.Turn{asked, left, read} {
+		turn.RequestID = turn.Input[0].Text()
 		a.ok(a.begin(turn))
+		b.ok(b.AttachTurn(b.ctx(), team, turn.ID))
 		b.ok(b.AttachTurn(b.ctx(), team, turn.ID))
 	}
 	b.ok(b.RequestCancel(b.ctx(), team, asked.ID))
 	a.ok(a.DetachTurn(a.ctx(), team, left.ID))
 	b.ok(b.DetachTurn(b.ctx(), team, left.ID))
-	b.ok(b.DetachTurn(b.ctx(), team, read.ID))
+	for range 3 { // the same as once
+		b.ok(b.DetachTurn(b.ctx(), team, read.ID))
+	}
 	want := map[conversation.ID]*conversation.Turn{asked.ID: asked, left.ID: left}
 	for len(want) > 0 {
 		for _, id := range a.duties().Cancel {
@@ -194,6 +200,35 @@ func cancelBetween(a, b *bench) {
 	if d, err := b.Duties(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("the other process has duties too: %+v, %v", d, err)
 	}
+}
+
+// callersRelease has a process end in which turns of another are read: its callers have left.
+func callersRelease(a, b *bench) {
+	t := a.t
+	before := newTurn(team, conversation.ID{}, conversation.ID{}, "left before")
+	after := newTurn(team, conversation.ID{}, conversation.ID{}, "left after")
+	read := newTurn(team, conversation.ID{}, conversation.ID{}, "read")
+	for _, turn := range []*conversation.Turn{before, after, read} {
+		turn.RequestID = turn.Input[0].Text()
+		a.ok(a.begin(turn))
+		b.ok(b.AttachTurn(b.ctx(), team, turn.ID))
+	}
+	a.ok(a.DetachTurn(a.ctx(), team, before.ID))
+	b.ok(b.Release(b.ctx()))
+	a.ok(a.DetachTurn(a.ctx(), team, after.ID))
+	want := map[conversation.ID]*conversation.Turn{before.ID: before, after.ID: after}
+	for len(want) > 0 {
+		for _, id := range a.duties().Cancel {
+			if id == read.ID {
+				t.Fatal("a turn is to be cancelled that has a caller")
+			}
+			if want[id] != nil {
+				a.ok(a.end(want[id], conversation.Cancelled, ""))
+			}
+			delete(want, id)
+		}
+	}
+	a.ok(a.end(read, conversation.Completed, "answer"))
 }
 
 func wakeBetween(a, b *bench) {

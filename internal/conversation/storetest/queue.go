@@ -163,29 +163,35 @@ func cancelRequests(b *bench) {
 	t := b.t
 	c := b.create(team)
 	main := newTurn(team, c.ID, conversation.ID{}, "main")
+	main.RequestID = "main"
 	b.ok(b.begin(main))
 	shot := newTurn(other, conversation.ID{}, conversation.ID{}, "shot")
 	b.ok(b.begin(shot))
 	waits := b.wait(c, "waits")
 	fork := newTurn(team, c.ID, conversation.ID{}, "fork")
+	fork.RequestID = "fork"
 	b.ok(b.fork(fork, conversation.Place{}))
+	goesOn := newTurn(team, conversation.ID{}, conversation.ID{}, "goes on")
+	goesOn.RequestID, goesOn.OnDisconnect = "goes on", conversation.DisconnectContinue
+	b.ok(b.begin(goesOn))
 
 	b.is(b.RequestCancel(b.ctx(), team, shot.ID), conversation.ErrNotFound)
 	b.ok(b.RequestCancel(b.ctx(), other, shot.ID))
 	b.ok(b.RequestCancel(b.ctx(), other, shot.ID))
 	b.ok(b.RequestCancel(b.ctx(), team, waits.ID))
 	b.ok(b.AttachTurn(b.ctx(), team, main.ID))
+	b.ok(b.AttachTurn(b.ctx(), team, main.ID)) // this process has been counted: nothing changes
 	b.ok(b.DetachTurn(b.ctx(), team, main.ID))
 	b.ok(b.DetachTurn(b.ctx(), team, main.ID))
 	b.ok(b.AttachTurn(b.ctx(), team, main.ID)) // too late
 	b.ok(b.AttachTurn(b.ctx(), team, fork.ID))
-	b.ok(b.DetachTurn(b.ctx(), team, fork.ID))
+	b.ok(b.DetachTurn(b.ctx(), team, goesOn.ID))
 
 	want := map[conversation.ID]*conversation.Turn{main.ID: main, shot.ID: shot, waits.ID: waits}
 	for len(want) > 0 {
 		for _, id := range b.duties().Cancel {
-			if id == fork.ID {
-				t.Fatal("a turn is to be cancelled that has a caller")
+			if id == fork.ID || id == goesOn.ID {
+				t.Fatal("a turn is to be cancelled that has a caller, or needs none")
 			}
 			if turn := want[id]; turn != nil {
 				b.ok(b.end(turn, conversation.Cancelled, ""))
@@ -195,7 +201,8 @@ func cancelRequests(b *bench) {
 		}
 	}
 	b.ok(b.end(fork, conversation.Completed, ""))
-	for _, turn := range []*conversation.Turn{main, waits, fork} {
+	b.ok(b.end(goesOn, conversation.Completed, ""))
+	for _, turn := range []*conversation.Turn{main, waits, fork, goesOn} {
 		b.is(b.RequestCancel(b.ctx(), team, turn.ID), conversation.ErrTurnEnded)
 		b.is(b.AttachTurn(b.ctx(), team, turn.ID), conversation.ErrTurnEnded)
 		b.is(b.DetachTurn(b.ctx(), team, turn.ID), conversation.ErrTurnEnded)

@@ -135,3 +135,18 @@ func deletedStaysDeleted(b *bench, reopen func()) {
 		}
 	}
 }
+
+// callersEnd checks that a turn whose callers end with its owner is not asked to be cancelled for that: it is taken over.
+func callersEnd(b *bench, reopen func()) {
+	turn := newTurn(team, conversation.ID{}, conversation.ID{}, "hi")
+	turn.RequestID = "id"
+	b.ok(b.begin(turn))
+	reopen()
+	for taken := false; !taken; {
+		for _, d := range b.duties().Taken {
+			equal(b.t, "to be cancelled", d.Cancel, false)
+			taken = true
+		}
+	}
+	b.ok(b.end(turn, conversation.Failed, ""))
+}

@@ -220,3 +220,41 @@ func race(stores ...*bench) {
 		b.free("id")
 	}
 }
+
+// claimsBegunLate has a turn begin that has failed while it waited: it has no claim to its request id any more.
+func claimsBegunLate(b *bench) {
+	c := b.create(team)
+	turn, a := b.request(c.ID, conversation.ID{}, "id")
+	turn.State = conversation.Queued
+	b.ok(b.BeginTurn(b.ctx(), a))
+	failed := *turn
+	b.ok(b.end(&failed, conversation.Failed, ""))
+	b.free("id")
+	turn.State = conversation.Running
+	b.is(b.BeginTurn(b.ctx(), a), conversation.ErrTurnEnded)
+	b.free("id")
+	_, again := b.request(conversation.ID{}, conversation.ID{}, "id")
+	b.ok(b.BeginTurn(b.ctx(), again))
+	b.is(b.BeginTurn(b.ctx(), a), conversation.ErrTurnEnded) // whoever has the id by now
+	claim, err := b.GetClaim(b.ctx(), team, "id")
+	b.ok(err)
+	equal(b.t, "whose the id is", claim.Turn, again.Turn.ID)
+
+	// One that must wait on keeps its claim.
+	running := newTurn(team, c.ID, conversation.ID{}, "running")
+	b.ok(b.begin(running))
+	waits, a := b.request(c.ID, conversation.ID{}, "id 2")
+	waits.State = conversation.Queued
+	b.ok(b.BeginTurn(b.ctx(), a))
+	b.queued(b.start(waits), 1)
+	_, err = b.GetClaim(b.ctx(), team, "id 2")
+	b.ok(err)
+}
+
+// claimsReleased has turns begin in a process that takes none any more.
+func claimsReleased(b *bench) {
+	b.ok(b.Release(b.ctx()))
+	_, a := b.request(conversation.ID{}, conversation.ID{}, "id")
+	b.is(b.BeginTurn(b.ctx(), a), conversation.ErrStoreUnavailable)
+	b.free("id")
+}

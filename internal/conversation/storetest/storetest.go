@@ -7,6 +7,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -58,6 +59,8 @@ func Run(t *testing.T, open func(t *testing.T) conversation.Store) {
 		{"ClaimsEnd", claimsEnd},
 		{"ClaimsRefused", claimsRefused},
 		{"ClaimsAtOnce", claimsAtOnce},
+		{"ClaimsBegunLate", claimsBegunLate},
+		{"ClaimsReleased", claimsReleased},
 		{"Queue", queue},
 		{"QueueFull", queueFull},
 		{"CancelRequests", cancelRequests},
@@ -87,6 +90,7 @@ func RunReopen(t *testing.T, f Factory) {
 	for _, c := range append([]reopenCase{
 		{"Durable", durable},
 		{"TakenOver", takenOver},
+		{"CallersEnd", callersEnd},
 		{"DeletedStaysDeleted", deletedStaysDeleted},
 	}, retentionCases()...) {
 		t.Run(c.name, func(t *testing.T) {
@@ -101,6 +105,49 @@ func RunReopen(t *testing.T, f Factory) {
 type bench struct {
 	conversation.Store
 	t *testing.T
+
+	mu sync.Mutex
+	// takeovers are those of the turns that Duties has told of: the bench says them wherever it must, as an engine does.
+	takeovers map[conversation.ID]int
+}
+
+// Duties is that of the store.
+func (b *bench) Duties(ctx context.Context) (*conversation.Duties, error) {
+	d, err := b.Store.Duties(ctx)
+	if err == nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, t := range d.Taken {
+			b.takeovers[t.Turn.ID] = t.Takeovers
+		}
+	}
+	return d, err
+}
+
+func (b *bench) takenOver(id conversation.ID) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.takeovers[id]
+}
+
+// EndTurn is that of the store.
+func (b *bench) EndTurn(ctx context.Context, e *conversation.End) error {
+	e.Takeovers = b.takenOver(e.Turn.ID)
+	return b.Store.EndTurn(ctx, e)
+}
+
+// AppendEvents is that of the store.
+func (b *bench) AppendEvents(ctx context.Context, batches []conversation.EventBatch) ([]conversation.ID, error) {
+	for i := range batches {
+		batches[i].Takeovers = b.takenOver(batches[i].Turn)
+	}
+	return b.Store.AppendEvents(ctx, batches)
+}
+
+// BeginTurn is that of the store.
+func (b *bench) BeginTurn(ctx context.Context, a *conversation.Admission) error {
+	a.Takeovers = b.takenOver(a.Turn.ID)
+	return b.Store.BeginTurn(ctx, a)
 }
 
 const (
@@ -110,7 +157,7 @@ const (
 
 func newBench(t *testing.T, s conversation.Store) *bench {
 	t.Helper()
-	return &bench{Store: s, t: t}
+	return &bench{Store: s, t: t, takeovers: make(map[conversation.ID]int)}
 }
 
 func (b *bench) ctx() context.Context { return b.t.Context() }

@@ -40,7 +40,7 @@ func (b *bench) writes(ctx context.Context, owner string, c, turn conversation.I
 	errs["DeleteTurn"] = b.DeleteTurn(ctx, owner, turn)
 	fork := &conversation.Conversation{ID: newID(), Team: owner, CreateTime: at(1)}
 	errs["ForkConversation"] = b.ForkConversation(ctx, fork, c, conversation.ID{})
-	errs["RecordAttempt"] = b.RecordAttempt(ctx, ended)
+	errs["RecordAttempt"] = b.RecordAttempt(ctx, ended, 0)
 	errs["RequestCancel"] = b.RequestCancel(ctx, owner, turn)
 	errs["AttachTurn"] = b.AttachTurn(ctx, owner, turn)
 	errs["DetachTurn"] = b.DetachTurn(ctx, owner, turn)

@@ -83,8 +83,7 @@ CREATE INDEX turns_by_request ON turns (team, request_id, id) WHERE request_id I
 -- The turns that run or wait, apart from the large table, which so has no index on a column that changes. line is set for
 -- the one that runs on the main line of its conversation, and queue and ticket for those that wait there, by rising ticket. The
 -- input stands on branch from start on; the output is to go to position, and tokens is the sum of what stands before it.
--- callers counts the processes in which callers read the turn as its creators; overrides and deadline are for whoever
--- takes the turn over.
+-- counted is 1 where callers says who reads the turn; overrides and deadline are for whoever takes it over.
 CREATE TABLE running (
     turn         uuid     NOT NULL PRIMARY KEY,
     team         text     NOT NULL,
@@ -98,7 +97,7 @@ CREATE TABLE running (
     start        bigint   NOT NULL,
     position     bigint   NOT NULL,
     tokens       bigint   NOT NULL,
-    callers      bigint   NOT NULL,
+    counted      smallint NOT NULL,
     cancel       smallint NOT NULL,
     takeovers    bigint   NOT NULL,
     deadline     bigint   NOT NULL,
@@ -113,6 +112,14 @@ CREATE TABLE running (
 CREATE UNIQUE INDEX running_by_line ON running (line) WHERE line IS NOT NULL;
 CREATE INDEX running_by_conversation ON running (conversation) WHERE conversation IS NOT NULL;
 CREATE INDEX running_by_ticket ON running (queue, ticket) WHERE queue IS NOT NULL;
+
+-- The processes in which callers read a running turn as its creators, for turns with a request id that are to be cancelled
+-- when the last one leaves. Those of dead processes do not count.
+CREATE TABLE callers (
+    turn    uuid NOT NULL,
+    replica uuid NOT NULL,
+    PRIMARY KEY (turn, replica)
+);
 
 -- Whose a request id is.
 CREATE TABLE claims (
@@ -189,6 +196,7 @@ DROP TABLE retention;
 DROP TABLE deletions;
 DROP TABLE events;
 DROP TABLE claims;
+DROP TABLE callers;
 DROP TABLE running;
 DROP TABLE turns;
 DROP TABLE messages;

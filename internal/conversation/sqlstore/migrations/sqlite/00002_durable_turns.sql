@@ -26,8 +26,8 @@ CREATE INDEX turns_by_request ON turns (team, request_id, id) WHERE request_id I
 
 -- The turns that run or wait. line is set for the one that runs on the main line of its conversation, and queue and ticket
 -- for those that wait there, by rising ticket. The input stands on branch from start on; the output is to go to
--- position, and tokens is the sum of what stands before it. callers counts the processes in which callers read the turn as
--- its creators; overrides and deadline are for whoever takes the turn over.
+-- position, and tokens is the sum of what stands before it. counted is 1 where callers says who reads the turn;
+-- overrides and deadline are for whoever takes it over.
 CREATE TABLE running_2 (
     turn         BLOB    NOT NULL PRIMARY KEY,
     team         TEXT    NOT NULL,
@@ -41,7 +41,7 @@ CREATE TABLE running_2 (
     start        INTEGER NOT NULL,
     position     INTEGER NOT NULL,
     tokens       INTEGER NOT NULL,
-    callers      INTEGER NOT NULL,
+    counted      INTEGER NOT NULL,
     cancel       INTEGER NOT NULL,
     takeovers    INTEGER NOT NULL,
     deadline     INTEGER NOT NULL,
@@ -49,13 +49,21 @@ CREATE TABLE running_2 (
 ) STRICT, WITHOUT ROWID;
 INSERT INTO running_2
 SELECT r.turn, r.team, r.line, r.line, NULL, 0, r.owner, r.epoch, coalesce(r.line, r.turn), r.start, r.position, r.tokens,
-       1, 0, 0, 0, NULL
+       0, 0, 0, 0, NULL
 FROM running r;
 DROP TABLE running;
 ALTER TABLE running_2 RENAME TO running;
 CREATE UNIQUE INDEX running_by_line ON running (line) WHERE line IS NOT NULL;
 CREATE INDEX running_by_conversation ON running (conversation) WHERE conversation IS NOT NULL;
 CREATE INDEX running_by_ticket ON running (queue, ticket) WHERE queue IS NOT NULL;
+
+-- The processes in which callers read a running turn as its creators, for turns with a request id that are to be cancelled
+-- when the last one leaves.
+CREATE TABLE callers (
+    turn    BLOB NOT NULL,
+    replica BLOB NOT NULL,
+    PRIMARY KEY (turn, replica)
+) STRICT, WITHOUT ROWID;
 
 -- Whose a request id is.
 CREATE TABLE claims (
@@ -96,6 +104,7 @@ DROP TABLE schema;
 DROP TABLE retention;
 DROP TABLE events;
 DROP TABLE claims;
+DROP TABLE callers;
 DROP INDEX running_by_ticket;
 DROP INDEX running_by_conversation;
 DROP INDEX running_by_line;

@@ -49,7 +49,7 @@ type thread struct {
 type running struct {
 	turn        conversation.Turn
 	inputTokens []int64
-	readers     int // processes that read it as its creators
+	read        bool // by its creators
 }
 
 // A claimant is who can have a request id.
@@ -145,12 +145,12 @@ func (s *Store) BeginTurn(_ context.Context, a *conversation.Admission) error {
 	if t.RequestID != "" {
 		s.claims[who] = conversation.Claim{Turn: t.ID, Fingerprint: a.Fingerprint}
 	}
-	s.turns[t.ID] = &running{turn: *t, inputTokens: a.InputTokens, readers: 1}
+	s.turns[t.ID] = &running{turn: *t, inputTokens: a.InputTokens, read: true}
 	return nil
 }
 
 // RecordAttempt implements conversation.Store.
-func (s *Store) RecordAttempt(_ context.Context, t *conversation.Turn) error {
+func (s *Store) RecordAttempt(_ context.Context, t *conversation.Turn, _ int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, err := s.running(t.Team, t.ID)
@@ -297,7 +297,7 @@ func (s *Store) AttachTurn(_ context.Context, team string, id conversation.ID) e
 	defer s.mu.Unlock()
 	r, err := s.running(team, id)
 	if err == nil {
-		r.readers++
+		r.read = true
 	}
 	return err
 }
@@ -310,11 +310,15 @@ func (s *Store) DetachTurn(_ context.Context, team string, id conversation.ID) e
 	if err != nil {
 		return err
 	}
-	if r.readers--; r.readers == 0 {
+	if r.read {
 		s.askToCancel(id)
 	}
+	r.read = false
 	return nil
 }
+
+// Retire does nothing: there is nothing to take over.
+func (*Store) Retire() {}
 
 // Release does nothing: there is nobody to take the turns over.
 func (s *Store) Release(context.Context) error { return nil }

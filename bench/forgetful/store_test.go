@@ -123,14 +123,16 @@ func TestLastReaderCancels(t *testing.T) {
 	if err := s.BeginTurn(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(s.AttachTurn(t.Context(), team, a.Turn.ID), s.DetachTurn(t.Context(), team, a.Turn.ID)); err != nil {
+	if err := s.AttachTurn(t.Context(), team, a.Turn.ID); err != nil {
 		t.Fatal(err)
 	}
 	if len(s.asked) > 0 {
 		t.Error("the turn is to be cancelled while somebody reads it")
 	}
-	if err := s.DetachTurn(t.Context(), team, a.Turn.ID); err != nil {
-		t.Fatal(err)
+	for range 2 { // a repeat says the same
+		if err := s.DetachTurn(t.Context(), team, a.Turn.ID); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if d, err := s.Duties(t.Context()); err != nil || !slices.Equal(d.Cancel, []conversation.ID{a.Turn.ID}) {
 		t.Errorf("the duties are %+v (%v)", d, err)

@@ -217,6 +217,9 @@ func (s *server) start(ctx context.Context) error {
 		case <-time.After(time.Second): // every turn has ended: what is left is a client that does not read
 			rpc.Stop()
 		}
+		settle, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		engine.Settle(settle) // the callers whose calls have just ended
 		return nil
 	})
 	return nil

@@ -34,7 +34,11 @@ func (s *chatService) CreateTurn(ctx context.Context, in *chatsvcv1.CreateTurnRe
 	follow := func(ctx context.Context, _ string, r reader) (*conversation.Turn, error) { return r.End(ctx) }
 	if in.GetWait() == chatsvcv1.Wait_WAIT_NO_WAIT {
 		follow = func(ctx context.Context, team string, r reader) (*conversation.Turn, error) {
-			return s.store.GetTurn(ctx, team, r.Turn(), true)
+			t, err := s.store.GetTurn(ctx, team, r.Turn(), false)
+			if err == nil && t.State.Ended() { // a repeat; of one that runs there is nothing but what the caller has sent
+				t, err = s.store.GetTurn(ctx, team, r.Turn(), true)
+			}
+			return t, err
 		}
 	}
 	t, err := s.run(ctx, in, false, follow)
@@ -104,7 +108,7 @@ func (s *chatService) WatchTurn(in *chatsvcv1.WatchTurnRequest, stream grpc.Serv
 	}
 	r, err := s.engine.Watch(ctx, p.Team, id, in.GetAfterSequence())
 	if err != nil {
-		return aboutTurn(err, id)
+		return aboutTurn(late(err, id), id)
 	}
 	defer r.Close()
 
@@ -112,7 +116,7 @@ func (s *chatService) WatchTurn(in *chatsvcv1.WatchTurnRequest, stream grpc.Serv
 		return err
 	}
 	if _, err := read(ctx, r, stream); !errors.Is(err, io.EOF) { // the end, if the caller had seen it before
-		return err
+		return late(err, id)
 	}
 	return nil
 }
@@ -155,15 +159,25 @@ func outOfTime(err error) bool {
 	return !ok && errors.Is(err, context.DeadlineExceeded)
 }
 
+// late names the turn in the error of a call that ran out of time while it watched it, or waited for it to be cancelled.
+func late(err error, id conversation.ID) error {
+	if err == nil || isStatus(err) || !outOfTime(err) {
+		return err
+	}
+	return &conversation.Error{
+		Reason: conversation.TurnDeadline, Turn: id, Message: "the call's deadline passed before the turn had ended",
+	}
+}
+
 // lateTurn says that a turn did not end in time, and what becomes of it. Of a turn that a request_id found, an earlier call
-// has decided that, and others may wait for it.
+// has decided that: the turn has its deadline.
 func lateTurn(id conversation.ID, r *turn.Request) error {
 	e := conversation.Errorf(conversation.TurnDeadline, "the turn did not end before the call's deadline, and is being cancelled")
 	switch {
 	case r.OnDisconnect == conversation.DisconnectContinue:
 		e.Message = "the turn did not end before the call's deadline; it goes on, for WatchTurn and GetTurn to read"
 	case r.RequestID != "":
-		e.Message = "the turn did not end before the call's deadline, and is cancelled unless another call waits for it"
+		e.Message = "the turn did not end before the call's deadline; it ends with the deadline of the call that began it, or when no call waits for it"
 	}
 	e.Turn = id
 	return e
@@ -222,7 +236,7 @@ func (s *chatService) CancelTurn(ctx context.Context, in *chatsvcv1.CancelTurnRe
 	}
 	t, err := s.engine.Cancel(ctx, p.Team, id)
 	if err != nil {
-		return nil, aboutTurn(err, id)
+		return nil, aboutTurn(late(err, id), id)
 	}
 	return turnToProto(t, chatsvcv1.TurnView_TURN_VIEW_OUTPUT), nil
 }
@@ -244,7 +258,7 @@ func (s *chatService) DeleteTurn(ctx context.Context, in *chatsvcv1.DeleteTurnRe
 	}
 	if !t.State.Ended() {
 		if _, err := s.engine.Cancel(ctx, p.Team, id); err != nil {
-			return nil, aboutTurn(err, id)
+			return nil, aboutTurn(late(err, id), id)
 		}
 	}
 	if err := s.store.DeleteTurn(ctx, p.Team, id); err != nil {

@@ -113,10 +113,14 @@ func TestCreateTurnNoWait(t *testing.T) {
 					return log, nil
 				}},
 				&storeStub{getTurn: func(team string, id conversation.ID, content bool) (*conversation.Turn, error) {
-					if team != "red" || id != testID(1) || !content {
+					if team != "red" || id != testID(1) || content && !test.state.Ended() {
 						t.Errorf("read %s %v %t", team, id, content)
 					}
-					return found, nil
+					read := *found
+					if !content {
+						read.Input, read.Output = nil, nil
+					}
+					return &read, nil
 				}})
 			var header metadata.MD
 			got, err := c.CreateTurn(as(t, "red"), &chatsvcv1.CreateTurnRequest{Text: "q", Wait: chatsvcv1.Wait_WAIT_NO_WAIT}, grpc.Header(&header))
@@ -293,7 +297,7 @@ func TestDeadline(t *testing.T) {
 		{chatsvcv1.OnDisconnect_ON_DISCONNECT_CONTINUE, "", 9800 * time.Millisecond, "it goes on"},
 		{chatsvcv1.OnDisconnect_ON_DISCONNECT_UNSPECIFIED, "r", 9800 * time.Millisecond, "it goes on"},
 		{chatsvcv1.OnDisconnect_ON_DISCONNECT_CANCEL, "", 9900 * time.Millisecond, "is being cancelled"},
-		{chatsvcv1.OnDisconnect_ON_DISCONNECT_CANCEL, "r", 9900 * time.Millisecond, "unless another call waits"},
+		{chatsvcv1.OnDisconnect_ON_DISCONNECT_CANCEL, "r", 9900 * time.Millisecond, "the deadline of the call that began it"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			log := newTape(logOf(conversation.Completed)[:3]...)
@@ -323,6 +327,41 @@ func TestDeadline(t *testing.T) {
 		})
 	}
 }
+
+// A call that runs out of time while it watches a turn, or waits for it to be cancelled, says so and names it.
+func TestDeadlineOfThoseThatWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &chatService{engine: &engineStub{
+			watch: func(context.Context, string, conversation.ID, int64) (reader, error) {
+				return newTape(logOf(conversation.Completed)[:3]...), nil
+			},
+			cancel: func(ctx context.Context, _ string, _ conversation.ID) (*conversation.Turn, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			},
+		}}
+		ctx := auth.NewContext(t.Context(), auth.Principal{Team: "red"})
+		ctx, cancel := context.WithTimeout(grpc.NewContextWithServerTransportStream(ctx, unaryStream{}), time.Second)
+		defer cancel()
+		_, cancelErr := s.CancelTurn(ctx, &chatsvcv1.CancelTurnRequest{Name: someTurn})
+		watchErr := s.WatchTurn(&chatsvcv1.WatchTurnRequest{Name: someTurn}, sink{ctx: ctx})
+		for _, err := range []error{cancelErr, watchErr} {
+			info := wantStatus(t, ToStatus(err), codes.DeadlineExceeded, conversation.TurnDeadline)
+			if info.GetMetadata()["turn"] != someTurn {
+				t.Errorf("metadata %v", info.GetMetadata())
+			}
+		}
+	})
+}
+
+// sink is a stream that takes everything.
+type sink struct {
+	grpc.ServerStreamingServer[chatsvcv1.TurnEvent]
+	ctx context.Context //nolint:containedctx // As a stream has it.
+}
+
+func (s sink) Context() context.Context      { return s.ctx }
+func (sink) Send(*chatsvcv1.TurnEvent) error { return nil }
 
 func TestDeadlineBeforeTheTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

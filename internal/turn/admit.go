@@ -1,6 +1,7 @@
 package turn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -33,10 +34,19 @@ func (e *Engine) admit(ctx context.Context, r *Request) (*run, error) {
 			continue
 		}
 		if errors.Is(err, conversation.ErrHeadMoved) {
-			return nil, conversation.ErrConversationBusy
+			return nil, e.overtaken(ctx, r)
 		}
 		return run, err
 	}
+}
+
+// overtaken returns the refusal of a turn that others were faster than, again and again.
+func (e *Engine) overtaken(ctx context.Context, r *Request) error {
+	busy := *conversation.ErrConversationBusy
+	if c, err := e.o.Store.GetConversation(ctx, r.Team, r.Conversation); err == nil {
+		busy.Turn = cmp.Or(c.ActiveTurn, c.HeadTurn) // as a rule the next one runs already
+	}
+	return &busy
 }
 
 // record has an assembled turn recorded.
@@ -78,6 +88,12 @@ func (e *Engine) record(ctx context.Context, r *Request, d *draft, began time.Ti
 	e.mu.Lock()
 	e.runs[t.ID] = run
 	e.mu.Unlock()
+	decided := false
+	defer func() {
+		if !decided { // a panic
+			e.disown(run)
+		}
+	}()
 
 	ctx, span := e.o.Tracer.Start(ctx, telemetry.SpanAdmit)
 	err := e.o.Store.BeginTurn(ctx, &conversation.Admission{
@@ -88,12 +104,16 @@ func (e *Engine) record(ctx context.Context, r *Request, d *draft, began time.Ti
 	}
 	span.End()
 	t.Input = nil // durable, or refused; nobody reads it here any more
-	if err != nil {
+	decided = true
+	switch {
+	case err == nil:
+	case errors.Is(err, conversation.ErrStoreUnavailable) && !errors.Is(err, conversation.ErrNotWritten):
+		e.disown(run)
+		return nil, err
+	default:
 		run.cancel(nil)
-		if !errors.Is(err, conversation.ErrStoreUnavailable) || !e.disown(run) {
-			e.forget(run)
-			close(run.done)
-		}
+		e.forget(run)
+		close(run.done)
 		return nil, err
 	}
 	run.append(now, conversation.Event{Kind: conversation.EventAccepted, Turn: t})
@@ -108,33 +128,54 @@ func overrides(r *Request) conversation.Overrides {
 	}
 }
 
-// maxDisowned bounds the turns of unknown outcome. Those beyond it end when the server starts again.
+// maxDisowned bounds the runs that are kept of turns of unknown outcome, and with it what they hold. Of those beyond it only
+// the names are kept.
 const maxDisowned = 1024
+
+// disowned is a turn of which it is not known whether it was recorded.
+type disowned struct {
+	team, requestID  string
+	id, conversation conversation.ID
+	run              *run // nil beyond maxDisowned
+}
 
 // disown has a turn ended of which it is not known whether it was recorded, so that it can block neither its conversation
 // nor its request id. One goroutine ends them all, one after the other, as soon as the store can be written again; until
-// then the engine knows the turn. It reports false if nobody will: then the next start does.
-func (e *Engine) disown(r *run) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closing || len(e.disowned) == maxDisowned {
-		e.o.Logger.Error("a turn that may have been recorded is left for the next start", "turn", uuid.UUID(r.turn.ID))
-		return false
-	}
+// then the engine knows the turn, so that it can be cancelled, and repeats wait for its end here. One that is not known any
+// more is waited for in the store.
+func (e *Engine) disown(r *run) {
+	r.cancel(nil)
 	r.ask, r.request = nil, nil
-	e.disowned = append(e.disowned, r)
+	time.AfterFunc(storeGrace, r.endWaits)
+	d := disowned{team: r.turn.Team, requestID: r.turn.RequestID, id: r.turn.ID, conversation: r.turn.Conversation, run: r}
+	e.mu.Lock()
+	if len(e.disowned) >= maxDisowned {
+		d.run = nil
+	}
+	e.disowned = append(e.disowned, d)
 	if len(e.disowned) == 1 {
 		e.chores.do(e.endDisowned)
 	}
-	return true
+	e.mu.Unlock()
+	if d.run == nil {
+		e.forget(r)
+		close(r.done)
+	}
 }
 
 func (e *Engine) endDisowned() {
 	for left := 1; left > 0; {
 		e.mu.Lock()
-		r := e.disowned[0]
+		d := e.disowned[0]
 		e.mu.Unlock()
-		t := *r.turn
+		t := conversation.Turn{ID: d.id, Team: d.team, Conversation: d.conversation, RequestID: d.requestID}
+		r := d.run
+		if r == nil {
+			r = e.newRun(&t, time.Now(), trace.SpanContext{})
+			r.cancel(nil)
+		} else {
+			t = *r.turn
+		}
 		t.State, t.EndTime = conversation.Failed, time.Now()
 		t.Result.LastSequence = 2 // accepted and terminal, for whoever looks there
 		t.Result.Attempts = nil
@@ -149,11 +190,16 @@ func (e *Engine) endDisowned() {
 		if err != nil && !errors.Is(err, conversation.ErrNotFound) { // as a rule it was not recorded
 			e.o.Logger.Error("turn of unknown outcome is not ended", "turn", uuid.UUID(t.ID), "error", err)
 		}
-		e.forget(r)
-		close(r.done)
+		if d.run != nil {
+			e.forget(r)
+			close(r.done)
+		}
 		e.mu.Lock()
-		e.disowned = slices.Delete(e.disowned, 0, 1)
-		left = len(e.disowned)
+		e.disowned[0] = disowned{}
+		e.disowned = e.disowned[1:]
+		if left = len(e.disowned); left == 0 {
+			e.disowned = nil
+		}
 		e.mu.Unlock()
 	}
 }

@@ -15,7 +15,7 @@ const (
 	appendEvery = 50 * time.Millisecond
 	// appendBytes is about how much one transaction takes.
 	appendBytes = 4 << 20
-	// maxPendingBytes is how much of a turn waits for a store that is down.
+	// maxPendingBytes is how much more of a turn comes while the store is down.
 	maxPendingBytes = 1 << 20
 	// appendHangs is after how long without an outcome an append counts as failed.
 	appendHangs = time.Second
@@ -50,7 +50,8 @@ func (a *appender) work() {
 		a.runs = nil
 		a.mu.Unlock()
 
-		full, ok := a.tick(runs)
+		var full, ok bool
+		runs, full, ok = a.tick(runs)
 		switch {
 		case full && ok:
 			wait = 0
@@ -72,28 +73,32 @@ func (a *appender) work() {
 	}
 }
 
-// tick makes one append. It reports whether it could not take all there was, and whether the store has done it.
-func (a *appender) tick(runs []*run) (full, ok bool) {
+// tick makes one append. It returns the runs with those first that it did not get to, and reports whether it could not take
+// all there was, and whether the store has done it.
+func (a *appender) tick(runs []*run) (again []*run, full, ok bool) {
 	old := time.Now().Add(-appendEvery)
 	var batches []conversation.EventBatch
 	var taken []*run
-	for bytes, i := 0, 0; i < len(runs); i++ {
+	bytes, next := 0, 0
+	for ; next < len(runs); next++ {
 		if bytes >= appendBytes {
 			full = true
 			break
 		}
-		r := runs[i]
-		n, all := r.log.take(old, func(events []conversation.Event) {
-			batches = append(batches, conversation.EventBatch{Team: r.turn.Team, Turn: r.turn.ID, Events: events})
-		})
+		r := runs[next]
+		if isClosed(r.fenced) {
+			continue // so that what is lost is not the new owner's, which can be another run of this process
+		}
+		n, all := r.log.take(old, func(events []conversation.Event) { batches = append(batches, r.batch(events)) })
 		if n > 0 {
 			taken = append(taken, r)
 		}
 		bytes += n
 		full = full || !all
 	}
+	again = slices.Concat(runs[next:], runs[:next])
 	if len(batches) == 0 {
-		return false, true
+		return again, false, true
 	}
 
 	lost, err := a.append(batches, runs)
@@ -106,9 +111,9 @@ func (a *appender) tick(runs []*run) (full, ok bool) {
 	if err != nil {
 		a.e.o.Logger.Warn("events are not durable yet", "turns", len(taken), "error", err)
 		a.giveUp(runs)
-		return false, false
+		return again, false, false
 	}
-	return full, true
+	return again, full, true
 }
 
 // append calls the store. The turns that wait for too long for one that hangs are given up meanwhile.

@@ -185,6 +185,11 @@ func TestStoreDownWhileTheAnswerComes(t *testing.T) {
 				t.Cleanup(func() { freed.Do(func() { close(free) }) })
 				reader := mustStart(t, e, say(conversation.ID{}, "hi"))
 				p.texts <- c.text
+				if c.patience == time.Hour { // what waited before does not count
+					log := &e.known("red", reader.Turn()).log
+					eventually(t, "it is noticed", func() bool { log.mu.Lock(); defer log.mu.Unlock(); return log.limit > 0 })
+					p.texts <- c.text
+				}
 				p.texts <- c.text
 				p.texts <- "the last"
 				eventually(t, "the call is closed", func() bool { return p.open.Load() == 0 })
@@ -401,5 +406,150 @@ func TestEndedByAnotherOwner(t *testing.T) {
 	n := len(events)
 	if events[n-2].Kind != conversation.EventOutputReset || events[n-1].Sequence != block+2 || events[n-1].Turn.State != conversation.Failed {
 		t.Errorf("%v", shape(events))
+	}
+}
+
+// An answer that is ahead of the store is not given up because one append failed.
+func TestFastAnswerOutlivesAFault(t *testing.T) {
+	t.Parallel()
+	var tries atomic.Int64
+	e, _ := newEngine(t, generate(func(ctx context.Context, _ *provider.Request) (provider.Stream, error) {
+		return &slowEnd{answer{ctx, slices.Repeat([]string{strings.Repeat("x", 100<<10)}, 20), io.EOF}, &tries}, nil
+	}), func(_ *Options, f *faulty) {
+		f.append = func([]conversation.EventBatch) error {
+			if tries.Add(1) == 1 {
+				return down
+			}
+			return nil
+		}
+	})
+	if turn := runTurn(t, e, say(conversation.ID{}, "hi")); turn.State != conversation.Completed || tries.Load() < 2 {
+		t.Errorf("%v, %v after %d appends", turn.State, turn.Result.Error, tries.Load())
+	}
+}
+
+// slowEnd is an answer whose end comes after the second append.
+type slowEnd struct {
+	answer
+	tries *atomic.Int64
+}
+
+func (s *slowEnd) Next() ([]conversation.Event, error) {
+	if len(s.texts) == 0 {
+		for s.tries.Load() < 2 && s.ctx.Err() == nil {
+			pause(s.ctx, time.Millisecond)
+		}
+		if s.ctx.Err() != nil {
+			return nil, s.ctx.Err()
+		}
+	}
+	return s.answer.Next()
+}
+
+// What one append cannot take is first in the next.
+func TestAppenderServesAll(t *testing.T) {
+	t.Parallel()
+	served := make(map[conversation.ID]int)
+	e := New(Options{Store: appended{counts: served}})
+	var runs []*run
+	for range 3 * appendBytes / takeBytes / 2 {
+		r := newRun()
+		r.log.events = make([]conversation.Event, 2*takeBytes/batchBytes)
+		for i := range r.log.events {
+			r.log.events[i] = conversation.Event{Sequence: int64(i) + 1, Kind: conversation.EventTextDelta, Text: strings.Repeat("x", batchBytes)}
+		}
+		r.e, r.cancel = e, func(error) {}
+		runs = append(runs, r)
+	}
+	fenced := newRun() // another run of this process may have its turn
+	fenced.log.events, fenced.cancel = runs[0].log.events, func(error) {}
+	fenced.fence()
+	runs = append([]*run{fenced}, runs...)
+	again, full, ok := e.appender.tick(slices.Clone(runs))
+	if !full || !ok || len(again) != len(runs) {
+		t.Fatalf("%d runs, %t, %t", len(again), full, ok)
+	}
+	e.appender.tick(again)
+	if len(served) != len(runs)-1 || served[fenced.turn.ID] != 0 {
+		t.Errorf("%d of %d turns were served, the fenced one %d times", len(served), len(runs)-1, served[fenced.turn.ID])
+	}
+}
+
+// appended is a store that counts what is appended to a turn.
+type appended struct {
+	conversation.Store
+	counts map[conversation.ID]int
+}
+
+func (a appended) AppendEvents(_ context.Context, batches []conversation.EventBatch) ([]conversation.ID, error) {
+	for _, b := range batches {
+		a.counts[b.Turn]++
+	}
+	return nil, nil
+}
+
+// Of a turn that runs elsewhere only what is new is read, and of one that has ended as little.
+func TestReadsOfTheStore(t *testing.T) {
+	t.Parallel()
+	p := newFed()
+	e, _ := newEngine(t, p, nil)
+	reader := mustStart(t, e, say(conversation.ID{}, "hi"))
+	other, f := elsewhere(t, e)
+	w, err := other.Watch(t.Context(), "red", reader.Turn(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for i := range int64(5) {
+		p.texts <- "piece"
+		eventually(t, "it is durable", func() bool { return durable(t, e, reader.Turn()) == i+3 })
+		for w.position < i+3 {
+			if _, err := w.look(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if turns, reads := f.turns.Load(), f.reads.Load(); turns != 1 || reads != 5 {
+		t.Errorf("while it runs, the turn is read %d times, and its events %d times", turns, reads)
+	}
+	close(p.texts)
+	live := everything(t, reader)
+	everything(t, w)
+	f.turns.Store(0)
+	f.reads.Store(0)
+	w, err = other.Watch(t.Context(), "red", reader.Turn(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if seen := everything(t, w); !slices.Equal(shape(seen), shape(live)) {
+		t.Errorf("%v, want %v", shape(seen), shape(live))
+	}
+	if turns, reads := f.turns.Load(), f.reads.Load(); turns != 2 || reads != 1 {
+		t.Errorf("when it has ended, the turn is read %d times, and its events %d times", turns, reads)
+	}
+}
+
+// The wake-up that tells of a turn's last events can be the one that tells of its end.
+func TestEndWithoutAWakeUp(t *testing.T) {
+	t.Parallel()
+	p := newFed()
+	e, _ := newEngine(t, p, nil)
+	reader := mustStart(t, e, say(conversation.ID{}, "hi"))
+	w := fromStore(e, reader.Turn(), 1)
+	defer w.Close()
+	p.texts <- "all"
+	close(p.texts)
+	mustEnd(t, reader)
+	w.subscribe()
+	if _, err := w.Next(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if events, err := w.Next(t.Context()); err != nil || events[0].Kind != conversation.EventTerminal {
+		t.Errorf("%v, %v", shape(events), err)
+	}
+	if took := time.Since(began); took > lookEvery/2 {
+		t.Errorf("the end came after %v", took)
 	}
 }

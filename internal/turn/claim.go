@@ -52,11 +52,28 @@ func (e *Engine) startOrAttach(ctx context.Context, r *Request) (*Reader, error)
 			return c.run.reader(0, true), nil
 		}
 		reader, err := e.attach(ctx, r.Team, c.Turn)
-		if err != nil || reader != nil {
-			return reader, err
+		if err != nil {
+			return nil, about(err, c.Turn)
+		}
+		if reader != nil {
+			return reader, nil
 		}
 	}
 	return nil, conversation.Errorf(conversation.StoreUnavailable, "the turns with this request id fail as soon as they begin; try again")
+}
+
+// about names the turn in the error of a call that was to attach to it.
+func about(err error, id conversation.ID) error {
+	known, ok := errors.AsType[*conversation.Error](err)
+	if !ok {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return &conversation.Error{Reason: conversation.TurnDeadline, Turn: id, Message: "the call's deadline passed before the turn could be read"}
+		}
+		return err
+	}
+	named := *known
+	named.Turn = id
+	return &named
 }
 
 // claim returns what is known of a request id, and whether the caller is the one that has to look into it.
@@ -74,24 +91,27 @@ func (e *Engine) claim(key claimKey) (c *claim, first bool) {
 // decide admits a turn, or finds out that the request id is that of another.
 func (e *Engine) decide(ctx context.Context, r *Request, c *claim) {
 	c.Fingerprint = r.Fingerprint
-	run, err := e.begin(ctx, r)
-	if err != nil {
+	c.err = conversation.Errorf(conversation.Internal, "a fault in chatsvc ended the call") // after a panic
+	var run *run
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if run != nil {
+			c.run, c.Turn = run, run.turn.ID
+		}
+		if run == nil || e.runs[run.turn.ID] != run { // what the store knows is not remembered here
+			delete(e.claims, claimKey{r.Team, r.RequestID})
+		}
+		close(c.decided)
+	}()
+	var err error
+	if run, err = e.begin(ctx, r); err != nil {
 		var other *conversation.Claim
 		if other, err = e.whose(ctx, r, err); other != nil {
 			c.Claim = *other
 		}
 	}
 	c.err = err
-
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if run != nil {
-		c.run, c.Turn = run, run.turn.ID
-	}
-	if run == nil || e.runs[run.turn.ID] != run { // what the store knows is not remembered here
-		delete(e.claims, claimKey{r.Team, r.RequestID})
-	}
-	close(c.decided)
 }
 
 // whose returns the claim on the id of a request that was refused, or why it was. As a rule a request is no repeat, so the
@@ -133,7 +153,10 @@ func (e *Engine) attach(ctx context.Context, team string, id conversation.ID) (*
 			}
 		}
 	}
-	t, err := e.o.Store.GetTurn(ctx, team, id, true)
+	t, err := e.o.Store.GetTurn(ctx, team, id, false)
+	if err == nil && t.State.Ended() && t.State != conversation.Failed {
+		t, err = e.o.Store.GetTurn(ctx, team, id, true) // what is to be read must be there
+	}
 	gone := errors.Is(err, conversation.ErrNotFound)
 	switch {
 	case gone, err == nil && t.State.Ended() && t.ContentExpired:
@@ -146,10 +169,11 @@ func (e *Engine) attach(ctx context.Context, team string, id conversation.ID) (*
 	case t.State == conversation.Failed:
 		return nil, nil
 	}
-	t.Input = nil
 	reader := &Reader{e: e, team: team, id: id, draining: e.draining, creator: true}
+	reader.stored.saw(t)
 	if t.State.Ended() {
-		reader.stored.turn = t
+		t.Input = nil
+		reader.stored.whole = true
 		return reader, nil
 	}
 	p := e.ofForeign(t)

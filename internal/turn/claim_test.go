@@ -369,3 +369,109 @@ func TestRepeatThatCouldNotBegin(t *testing.T) {
 		t.Errorf("with tool calls that are answered: %+v", again)
 	}
 }
+
+// A panic while a turn is admitted fails that call, and keeps neither its request id nor a place among the turns.
+func TestPanicInAdmission(t *testing.T) {
+	t.Parallel()
+	e, f := newEngine(t, says("an answer"), nil)
+	conv := newConversation(t, e)
+	inside, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	f.moved = func() {
+		once.Do(func() {
+			close(inside)
+			<-goOn
+			panic("a bug")
+		})
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer func() {
+			if recover() == nil { // what the interceptor does
+				t.Error("no panic")
+			}
+		}()
+		_, _ = e.Start(t.Context(), repeatable(conv, "id", "hi"))
+	})
+	<-inside
+	c, first := e.claim(claimKey{"red", "id"})
+	if first {
+		t.Fatal("nobody looks into the request id")
+	}
+	close(goOn)
+	wg.Wait()
+	select {
+	case <-c.decided:
+	case <-time.After(10 * time.Second):
+		t.Fatal("those who wait for the call wait for ever")
+	}
+	if !isReason(c.err, conversation.Internal) {
+		t.Errorf("they get %v", c.err)
+	}
+	if turn := mustEnd(t, mustStart(t, e, repeatable(conv, "id", "hi"))); turn.State != conversation.Completed {
+		t.Errorf("the next: %+v", turn)
+	}
+	select {
+	case <-e.running.none():
+	case <-time.After(10 * time.Second):
+		t.Error("a turn is counted as running for ever")
+	}
+}
+
+// elsewhere returns an engine to which the turns of e are another process's.
+func elsewhere(t *testing.T, e *Engine) (*Engine, *faulty) {
+	t.Helper()
+	return newEngineOn(t, e.o.Store.(*faulty).Store, generate(hangs), func(_ *Options, f *faulty) {
+		f.duties = make(chan *conversation.Duties) // those of the store are the other's
+	})
+}
+
+// A call that attaches to a running turn reads no content, and one that cannot attach is told to which turn.
+func TestAttach(t *testing.T) {
+	t.Parallel()
+	e, _ := newEngine(t, generate(hangs), nil)
+	ask := repeatable(conversation.ID{}, "id", "hi")
+	ask.OnDisconnect = conversation.DisconnectCancel
+	first := mustStart(t, e, ask)
+	other, f := elsewhere(t, e)
+	mustStart(t, other, ask)
+	if f.turns.Load() != 1 || f.contents.Load() != 0 {
+		t.Errorf("%d reads of the turn, %d with content", f.turns.Load(), f.contents.Load())
+	}
+	for _, fault := range []error{down, context.DeadlineExceeded} {
+		third, f := elsewhere(t, e)
+		f.attach = func() error { return fault }
+		_, err := third.Start(t.Context(), ask)
+		if known, ok := errors.AsType[*conversation.Error](err); !ok || known.Turn != first.Turn() {
+			t.Errorf("%v does not name the turn", err)
+		}
+	}
+}
+
+// The store hears of callers that leave when the server has drained already.
+func TestSettle(t *testing.T) {
+	t.Parallel()
+	e, _ := newEngine(t, generate(hangs), nil)
+	ask := repeatable(conversation.ID{}, "id", "hi")
+	ask.OnDisconnect = conversation.DisconnectCancel
+	mustStart(t, e, ask)
+	other, f := elsewhere(t, e)
+	hold := make(chan struct{})
+	f.detach = func() error { <-hold; return nil }
+	reader := mustStart(t, other, ask)
+	f.Store = unreleased{f.Store}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	other.Drain(ctx)
+	reader.Close()
+	time.AfterFunc(100*time.Millisecond, func() { close(hold) })
+	other.Settle(t.Context())
+	if f.detaches.Load() != 1 {
+		t.Error("the store has not heard of it")
+	}
+}
+
+// unreleased is a store that another engine goes on with.
+type unreleased struct{ conversation.Store }
+
+func (unreleased) Release(context.Context) error { return nil }

@@ -22,6 +22,7 @@ func (e *Engine) Drain(ctx context.Context) {
 		close(e.draining)
 	}
 	e.mu.Unlock()
+	e.o.Store.Retire()
 
 	select {
 	case <-e.running.none():
@@ -43,6 +44,15 @@ func (e *Engine) Drain(ctx context.Context) {
 	defer cancel()
 	if err := e.o.Store.Release(release); err != nil {
 		e.o.Logger.WarnContext(ctx, "turns are not handed over; they are found when the lease runs out", "error", err)
+	}
+}
+
+// Settle waits, until ctx ends, for what goes on besides turns: above all, that the store hears of callers that have left.
+// It is for when no call is served any more, after Drain and before the store is closed.
+func (e *Engine) Settle(ctx context.Context) {
+	select {
+	case <-e.chores.none():
+	case <-ctx.Done():
 	}
 }
 

@@ -17,29 +17,38 @@ import (
 func (r *run) finish(end *ended) {
 	ctx, span := r.e.o.Tracer.Start(context.WithoutCancel(r.ctx), telemetry.SpanEnd)
 	defer span.End()
+	// A hanging append can keep the end as long as a hanging end itself.
+	waits := time.AfterFunc(storeGrace, r.endWaits)
+	defer waits.Stop()
 	r.log.seal()
 	record, err := r.record(ctx, end)
 	var t *conversation.Turn
 	if err == nil {
 		t, err = r.write(ctx, record)
 	}
-	for _, withLog := range []bool{true, false} {
-		if err == nil || isAny(err, conversation.ErrStoreUnavailable, conversation.ErrNotFound, errFenced) {
-			break
-		}
-		// Something about this end cannot be written. An end without it still frees the conversation.
-		r.e.o.Logger.ErrorContext(ctx, "turn ends without its answer", "turn", uuid.UUID(r.turn.ID), "error", err)
+	if r.isRefused(ctx, err) {
 		end.output, end.err = output{}, conversation.Errorf(conversation.Internal, "a fault in chatsvc ended the turn")
-		record = &conversation.End{Turn: r.final(end)}
-		if withLog {
-			record.Events, record.Replaces = r.log.rest()
-		}
+		record = &conversation.End{Turn: r.final(end), Takeovers: r.takeovers}
+		record.Events, record.Replaces = r.log.rest()
+		t, err = r.write(ctx, record)
+	}
+	if r.isRefused(ctx, err) {
+		record.Events, record.Replaces = nil, nil
 		t, err = r.write(ctx, record)
 	}
 	r.e.forget(r) // before anybody knows of the end: the next call with the request id asks the store
 	if err != nil {
 		setStatus(span, err)
-		r.handed = errors.Is(err, conversation.ErrStoreUnavailable) && r.turn.OnDisconnect == conversation.DisconnectContinue
+		switch {
+		case errors.Is(err, errFenced): // and read on elsewhere
+		case errors.Is(err, conversation.ErrStoreUnavailable) && r.turn.OnDisconnect == conversation.DisconnectContinue:
+			r.gone = r.handedOver()
+		default:
+			r.gone = &conversation.Error{
+				Reason: conversation.TurnInterrupted, Turn: r.turn.ID,
+				Message: "the server could not record how the turn ended; GetTurn will say",
+			}
+		}
 		r.e.o.Logger.ErrorContext(ctx, "turn's end is not written", "turn", uuid.UUID(r.turn.ID), "error", err)
 		return
 	}
@@ -51,6 +60,15 @@ func (r *run) finish(end *ended) {
 	r.report(ctx, t)
 }
 
+// isRefused reports whether something about an end cannot be written. An end without it still frees the conversation.
+func (r *run) isRefused(ctx context.Context, err error) bool {
+	if err == nil || isAny(err, conversation.ErrStoreUnavailable, conversation.ErrNotFound, errFenced) {
+		return false
+	}
+	r.e.o.Logger.ErrorContext(ctx, "turn ends without its answer", "turn", uuid.UUID(r.turn.ID), "error", err)
+	return true
+}
+
 // record returns what is to be written of the end.
 func (r *run) record(ctx context.Context, end *ended) (record *conversation.End, err error) {
 	defer func() {
@@ -58,7 +76,7 @@ func (r *run) record(ctx context.Context, end *ended) (record *conversation.End,
 			err = r.recovered(ctx, p)
 		}
 	}()
-	record = &conversation.End{Turn: r.final(end)}
+	record = &conversation.End{Turn: r.final(end), Takeovers: r.takeovers}
 	record.Events, record.Replaces = r.log.rest()
 	size := newSizer(r.e.o.Tokens, "")
 	for i := range record.Turn.Output {
@@ -195,6 +213,9 @@ func (r *run) timing(end *ended) conversation.Timing {
 // storeGrace is how long nobody is told that an end waits for the store: most faults are over by then.
 const storeGrace = time.Second
 
+// endWaits notes that the turn's end has to wait for the store.
+func (r *run) endWaits() { r.waits1.Do(func() { close(r.waiting) }) }
+
 // write makes the end durable and returns the turn as it was written. While the store is down it tries again; after
 // StorePatience it gives up the answer, not the end. It stops trying only when the server stops, or when the turn is found
 // to be another owner's: then it returns errFenced, and the run is fenced.
@@ -216,9 +237,6 @@ func (r *run) write(ctx context.Context, record *conversation.End) (*conversatio
 		}
 		if err == nil || !errors.Is(err, conversation.ErrStoreUnavailable) {
 			return record.Turn, err
-		}
-		if !isClosed(r.waiting) && time.Since(began) > storeGrace {
-			close(r.waiting)
 		}
 		if !isClosed(r.lost) && time.Since(began) > r.e.o.StorePatience {
 			close(r.lost)
@@ -260,7 +278,7 @@ func withoutAnswer(record *conversation.End) *conversation.End {
 		t.Result.Error = conversation.Errorf(conversation.StoreUnavailable,
 			"the database could not be written for too long after the answer had come; the answer is lost")
 	}
-	return &conversation.End{Turn: &t, Events: record.Events, Replaces: record.Replaces}
+	return &conversation.End{Turn: &t, Takeovers: record.Takeovers, Events: record.Events, Replaces: record.Replaces}
 }
 
 func isClosed(c <-chan struct{}) bool {

@@ -71,7 +71,8 @@ type Request struct {
 	BaseTurn conversation.ID
 	// OnConflict says what happens where the turn cannot simply go on the main line.
 	OnConflict OnConflict
-	// Deadline is when the caller needs the end; zero if it does not say. With DisconnectCancel it is the turn's own.
+	// Deadline is when the caller needs the end; zero if it does not say. With DisconnectCancel it is the turn's own, if the
+	// request begins one, and not a repeat.
 	Deadline time.Time
 	// Arrived is when the request came in, for Turn.Timing.
 	Arrived time.Time
@@ -86,7 +87,7 @@ type Engine struct {
 	runs     map[conversation.ID]*run      // of turns that this process runs, or is admitting
 	claims   map[claimKey]*claim           // the request ids of runs, and those that are being looked into
 	foreign  map[conversation.ID]*presence // of turns of other processes that callers here have created
-	disowned []*run                        // to be ended by endDisowned
+	disowned []disowned                    // to be ended by endDisowned
 	closing  bool
 	running  tally         // turns
 	chores   tally         // what goes on besides
@@ -140,11 +141,17 @@ func (e *Engine) begin(ctx context.Context, r *Request) (*run, error) {
 	if !e.enter() {
 		return nil, errDraining
 	}
+	begun := false
+	defer func() {
+		if !begun { // an error, or a panic
+			e.running.leave()
+		}
+	}()
 	run, err := e.admit(ctx, r)
 	if err != nil {
-		e.running.leave()
 		return nil, err
 	}
+	begun = true
 	go func() {
 		defer e.running.leave()
 		run.live()
@@ -184,13 +191,16 @@ func (e *Engine) readable(team string, id conversation.ID) *run {
 // Watch returns a reader of a turn's log from above the sequence number after, wherever the turn runs or has run.
 func (e *Engine) Watch(ctx context.Context, team string, id conversation.ID, after int64) (*Reader, error) {
 	// The store is asked first: what was deleted there must not be readable here.
-	if _, err := e.o.Store.GetTurn(ctx, team, id, false); err != nil {
+	t, err := e.o.Store.GetTurn(ctx, team, id, false)
+	if err != nil {
 		return nil, err
 	}
 	if run := e.readable(team, id); run != nil {
 		return run.reader(after, false), nil
 	}
-	return &Reader{e: e, team: team, id: id, position: after, draining: e.draining}, nil
+	reader := &Reader{e: e, team: team, id: id, position: after, draining: e.draining}
+	reader.stored.saw(t)
+	return reader, nil
 }
 
 // Cancel stops a turn, wherever it runs or waits, waits until its end is durable, and returns it with output. A turn that

@@ -85,12 +85,39 @@ type faulty struct {
 	detach func() error                                    // instead of recording
 	pruned func([]conversation.Event) []conversation.Event // what is left of the events that were read
 	duties chan *conversation.Duties                       // instead of those of the store
+	attach func() error                                    // instead of recording
+
+	// How often it was called, and how often for content.
+	begins, conversations, turns, contents, reads, detaches atomic.Int64
+	// The takeovers with which attempts, events and ends came.
+	takeovers [3]atomic.Int64
+}
+
+func (f *faulty) RecordAttempt(ctx context.Context, t *conversation.Turn, takeovers int) error {
+	f.takeovers[0].Add(int64(takeovers))
+	return f.Store.RecordAttempt(ctx, t, takeovers)
+}
+
+func (f *faulty) GetTurn(ctx context.Context, team string, id conversation.ID, content bool) (*conversation.Turn, error) {
+	f.turns.Add(1)
+	if content {
+		f.contents.Add(1)
+	}
+	return f.Store.GetTurn(ctx, team, id, content)
+}
+
+func (f *faulty) AttachTurn(ctx context.Context, team string, id conversation.ID) error {
+	if f.attach != nil {
+		return f.attach()
+	}
+	return f.Store.AttachTurn(ctx, team, id)
 }
 
 func (f *faulty) BeginTurn(ctx context.Context, a *conversation.Admission) error {
 	if f.early {
 		a.Deadline = time.Time{}
 	}
+	f.begins.Add(1)
 	err := f.Store.BeginTurn(ctx, a)
 	if err == nil && f.begin != nil {
 		err = f.begin(a)
@@ -102,6 +129,7 @@ func (f *faulty) EndTurn(ctx context.Context, e *conversation.End) error {
 	if f.dead.Load() {
 		return conversation.ErrNotFound
 	}
+	f.takeovers[2].Store(int64(e.Takeovers))
 	if f.end != nil {
 		if err := f.end(e); err != nil {
 			return err
@@ -118,6 +146,9 @@ func (f *faulty) AppendEvents(ctx context.Context, batches []conversation.EventB
 		}
 		return lost, nil
 	}
+	for _, b := range batches {
+		f.takeovers[1].Store(int64(b.Takeovers))
+	}
 	if f.append != nil {
 		if err := f.append(batches); err != nil {
 			return nil, err
@@ -131,6 +162,7 @@ func (f *faulty) AppendEvents(ctx context.Context, batches []conversation.EventB
 }
 
 func (f *faulty) Events(ctx context.Context, team string, turn conversation.ID, after int64, maxBytes int) ([]conversation.Event, error) {
+	f.reads.Add(1)
 	events, err := f.Store.Events(ctx, team, turn, after, maxBytes)
 	if f.pruned != nil {
 		events = f.pruned(events)
@@ -156,10 +188,12 @@ func (f *faulty) DetachTurn(ctx context.Context, team string, id conversation.ID
 			return err
 		}
 	}
+	f.detaches.Add(1)
 	return f.Store.DetachTurn(ctx, team, id)
 }
 
 func (f *faulty) GetConversation(ctx context.Context, team string, id conversation.ID) (*conversation.Conversation, error) {
+	f.conversations.Add(1)
 	c, err := f.Store.GetConversation(ctx, team, id)
 	if f.moved != nil {
 		f.moved()
@@ -707,5 +741,114 @@ func TestImagesOfThePastAreBounded(t *testing.T) {
 	}
 	if largest < 6<<20 || largest > 16<<20 {
 		t.Errorf("the largest request has %d bytes of images", largest)
+	}
+}
+
+// However many turns of unknown outcome there are, each is ended.
+func TestManyDisownedTurns(t *testing.T) {
+	t.Parallel()
+	var isDown atomic.Bool
+	isDown.Store(true)
+	var last conversation.ID
+	e, _ := newEngine(t, says("an answer"), func(_ *Options, f *faulty) {
+		f.begin = func(a *conversation.Admission) error {
+			if isDown.Load() {
+				last = a.Turn.ID
+				return down
+			}
+			return nil
+		}
+		f.end = func(*conversation.End) error {
+			if isDown.Load() {
+				return down
+			}
+			return nil
+		}
+	})
+	for range maxDisowned {
+		if _, err := e.Start(t.Context(), say(conversation.ID{}, "hi")); !errors.Is(err, conversation.ErrStoreUnavailable) {
+			t.Fatalf("Start: %v", err)
+		}
+	}
+	conv := newConversation(t, e)
+	if _, err := e.Start(t.Context(), repeatable(conv, "id", "hi")); !errors.Is(err, conversation.ErrStoreUnavailable) {
+		t.Fatalf("Start: %v", err)
+	}
+	if e.known("red", last) != nil {
+		t.Error("all of it is kept")
+	}
+	isDown.Store(false)
+	<-e.chores.none()
+	turn, err := e.o.Store.GetTurn(t.Context(), "red", last, false)
+	if err != nil || turn.State != conversation.Failed || turn.Result.Error.Reason != conversation.StoreUnavailable {
+		t.Errorf("the last: %+v, %v", turn, err)
+	}
+	if turn := mustEnd(t, mustStart(t, e, repeatable(conv, "id", "hi"))); turn.State != conversation.Completed {
+		t.Errorf("a repeat of it: %+v", turn)
+	}
+}
+
+// What was certainly not recorded is not ended.
+func TestTurnThatWasNotWritten(t *testing.T) {
+	t.Parallel()
+	e, f := newEngine(t, says("never"), nil)
+	if err := f.Store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := e.Start(t.Context(), repeatable(conversation.ID{}, "id", "hi"))
+	if !errors.Is(err, conversation.ErrStoreUnavailable) || !errors.Is(err, conversation.ErrNotWritten) {
+		t.Errorf("Start: %v", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.disowned)+len(e.runs)+len(e.claims) != 0 {
+		t.Errorf("%d turns are to be ended, %d runs and %d claims are remembered", len(e.disowned), len(e.runs), len(e.claims))
+	}
+}
+
+// A turn that others are faster than for too long is told who.
+func TestHeadThatKeepsMoving(t *testing.T) {
+	t.Parallel()
+	var e *Engine
+	var f *faulty
+	e, f = newEngine(t, says("ok"), nil)
+	conv := newConversation(t, e)
+	var inner atomic.Bool
+	f.moved = func() {
+		if inner.CompareAndSwap(false, true) {
+			runTurn(t, e, say(conv, "the one that was faster"))
+			inner.Store(false)
+		}
+	}
+	_, err := e.Start(t.Context(), say(conv, "the one that is slower"))
+	if known, ok := errors.AsType[*conversation.Error](err); !ok || known.Reason != conversation.ConversationBusy || known.Turn.IsZero() {
+		t.Errorf("%v", err)
+	}
+}
+
+// Who cancels a turn is not kept waiting by a store that hangs.
+func TestCancelWhileTheStoreHangs(t *testing.T) {
+	t.Parallel()
+	hold, hangs := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	p := newFed()
+	e, _ := newEngine(t, p, func(_ *Options, f *faulty) {
+		f.append = func([]conversation.EventBatch) error {
+			once.Do(func() { close(hangs) })
+			<-hold
+			return nil
+		}
+	})
+	reader := mustStart(t, e, say(conversation.ID{}, "hi"))
+	p.texts <- "so "
+	<-hangs
+	ctx, cancel := context.WithTimeout(t.Context(), 10*storeGrace)
+	defer cancel()
+	if _, err := e.Cancel(ctx, "red", reader.Turn()); !errors.Is(err, conversation.ErrStoreUnavailable) {
+		t.Errorf("Cancel: %v", err)
+	}
+	close(hold)
+	if turn := mustEnd(t, reader); turn.State != conversation.Cancelled {
+		t.Errorf("%+v", turn)
 	}
 }

@@ -31,6 +31,7 @@ type log struct {
 	tried   int           // events[durable:tried] may be
 	trying  []int64       // the first sequence numbers of the batches of those
 	pending int           // about the bytes of events[durable:]
+	limit   int           // how many bytes may be pending; 0 while the store is not known to be down
 	kept    int           // about the bytes of all that is to be durable
 	batches []int64       // the first sequence numbers of what the appender has made durable
 	flight  chan struct{} // closed when the append that goes on has its outcome; nil if none does
@@ -84,8 +85,8 @@ func (l *log) wakeAll() {
 	}
 }
 
-// waits notes how many turns are before this one; 0 when it begins.
-func (l *log) waits(ahead int) {
+// setAhead notes how many turns are before this one; 0 when it begins.
+func (l *log) setAhead(ahead int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if ahead != l.ahead {
@@ -177,7 +178,7 @@ func (l *log) took(ok bool) {
 		return
 	}
 	l.batches = append(l.batches, l.trying...)
-	l.trying = nil
+	l.trying, l.limit = nil, 0
 	for ; l.durable < l.tried; l.durable++ {
 		l.pending -= storedSize(&l.events[l.durable])
 	}
@@ -191,11 +192,18 @@ func (l *log) left() bool {
 	return l.listed
 }
 
-// overdue reports whether too much waits for the store, or since before the time old.
+// overdue reports, while the store is down, whether too much waits for it, or since before the time old. What waited when
+// that was first noticed does not count: a fast answer is ahead of the store at any time.
 func (l *log) overdue(old time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return !l.sealed && l.durable < len(l.events) && (l.pending > maxPendingBytes || l.events[l.durable].Time.Before(old))
+	if l.sealed || l.durable == len(l.events) {
+		return false
+	}
+	if l.limit == 0 {
+		l.limit = l.pending + maxPendingBytes
+	}
+	return l.pending > l.limit || l.events[l.durable].Time.Before(old)
 }
 
 // seal keeps the appender away, once what it is doing has its outcome.

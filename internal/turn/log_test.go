@@ -113,11 +113,17 @@ func TestReaderNotes(t *testing.T) {
 }
 
 func TestReaderOfAnEndThatWasNeverWritten(t *testing.T) {
-	r := newRun()
-	reader := &Reader{run: r}
-	close(r.done)
-	if _, err := reader.Next(t.Context()); !errors.Is(err, &conversation.Error{Reason: conversation.TurnInterrupted}) {
-		t.Errorf("Next: %v, want TURN_INTERRUPTED instead of waiting for ever", err)
+	t.Parallel()
+	e, _ := newEngine(t, says("an answer"), func(_ *Options, f *faulty) {
+		f.end = func(*conversation.End) error { return conversation.ErrNotFound }
+	})
+	reader := mustStart(t, e, say(conversation.ID{}, "hi"))
+	var err error
+	for err == nil {
+		_, err = reader.Next(t.Context())
+	}
+	if _, end := reader.End(t.Context()); !isReason(err, conversation.TurnInterrupted) || !isReason(end, conversation.TurnInterrupted) {
+		t.Errorf("Next: %v, End: %v; want TURN_INTERRUPTED instead of waiting for ever", err, end)
 	}
 }
 
@@ -282,8 +288,8 @@ func TestReaderOfTheStore(t *testing.T) {
 		next(conversation.EventAccepted, 1, 0)
 		add(700*time.Millisecond, "woken", true)
 		next(conversation.EventTextDelta, 2, 700*time.Millisecond)
-		add(100*time.Millisecond, "not woken", false)
-		next(conversation.EventTextDelta, 3, lookEvery)
+		add(lookSoon+lookEvery/2, "not woken", false)
+		next(conversation.EventTextDelta, 3, lookSoon+lookEvery)
 		before := h.looks
 		next(conversation.NoteHeartbeat, 3, heartbeatAfter)
 		if looks, most := h.looks-before, int(heartbeatAfter/lookEvery)+1; looks > most {

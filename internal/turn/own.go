@@ -66,7 +66,7 @@ func (e *Engine) recorded() (runs []*run) {
 func (e *Engine) fenceLost(runs []*run) {
 	batches := make([]conversation.EventBatch, len(runs))
 	for i, r := range runs {
-		batches[i] = conversation.EventBatch{Team: r.turn.Team, Turn: r.turn.ID}
+		batches[i] = r.batch(nil)
 	}
 	for len(runs) > 0 && e.stop.Err() == nil {
 		lost, err := e.o.Store.AppendEvents(e.stop, batches)
@@ -95,6 +95,7 @@ func (e *Engine) take(t *conversation.Taken) {
 	r := e.newRun(&turn, deadline, trace.NewSpanContext(trace.SpanContextConfig{
 		TraceID: turn.TraceID, SpanID: trace.SpanID(turn.ID[8:]), TraceFlags: trace.FlagsSampled, Remote: true, // its own is lost
 	}))
+	r.takeovers = t.Takeovers
 	r.log.base = int64(t.Takeovers) * conversation.SequenceBlock
 	r.taken, r.base, r.arrived = t, t.Base, turn.CreateTime
 	r.presence = ofRun(r)
@@ -108,19 +109,18 @@ func (e *Engine) take(t *conversation.Taken) {
 	for i := range input {
 		r.sizes = append(r.sizes, anyModel.message(&input[i]))
 	}
-	r.append(time.Now(), conversation.Event{Kind: conversation.EventOutputReset})
-	r.recorded.Store(true)
 
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.stop.Err() != nil { // it is released with everything else
-		r.cancel(nil)
-		r.log.seal()
-		return
-	}
 	if before := e.runs[turn.ID]; before != nil { // from before this process was given up for dead
 		before.fence()
 	}
+	if e.closing { // it is handed on with everything that is left
+		r.cancel(nil)
+		return
+	}
+	r.append(time.Now(), conversation.Event{Kind: conversation.EventOutputReset})
+	r.recorded.Store(true)
 	e.runs[turn.ID] = r
 	e.running.enter()
 	go func() {
@@ -143,6 +143,8 @@ func (r *run) resume() error {
 	}
 	r.now = &t
 	switch {
+	case r.taken.Unreadable:
+		return conversation.Errorf(conversation.Internal, "what was recorded of the turn cannot be read")
 	case r.taken.Cancel:
 		return errCancelled
 	case r.ctx.Err() != nil:
@@ -161,17 +163,27 @@ func (r *run) resume() error {
 	next.Result.Attempts = append(slices.Clone(t.Result.Attempts), conversation.Attempt{
 		State: conversation.AttemptIntent, Model: t.Result.Model, CreateTime: time.Now(),
 	})
+	err := r.retry(func() error { return r.e.o.Store.RecordAttempt(r.ctx, &next, r.takeovers) })
+	if errors.Is(err, conversation.ErrTurnEnded) {
+		r.fence() // it ended, or another owner has it
+		return errFenced
+	}
+	if err == nil {
+		r.now = &next
+	}
+	return err
+}
+
+// retry calls f again and again while the store is down. It returns f's other errors, and the cause for which the turn's
+// context has ended.
+func (r *run) retry(f func() error) error {
 	for {
-		err := r.e.o.Store.RecordAttempt(r.ctx, &next)
+		err := f()
 		switch {
 		case err == nil:
-			r.now = &next
 			return nil
 		case r.ctx.Err() != nil:
 			return context.Cause(r.ctx)
-		case errors.Is(err, conversation.ErrTurnEnded):
-			r.fence() // it ended, or another owner has it
-			return errFenced
 		case !errors.Is(err, conversation.ErrStoreUnavailable):
 			return err
 		}

@@ -328,3 +328,54 @@ func TestGivenUpForDead(t *testing.T) {
 		t.Error("the call is open")
 	}
 }
+
+// A server that drains goes on with nothing: whoever it is released to does.
+func TestDrainingTakesNothing(t *testing.T) {
+	t.Parallel()
+	p := newFed()
+	duties := make(chan *conversation.Duties)
+	e, _ := newEngine(t, p, func(_ *Options, f *faulty) { f.duties = duties })
+	reader := mustStart(t, e, repeatable(conversation.ID{}, "id", "hi"))
+	p.texts <- "a"
+	ctx, cancel := context.WithCancel(t.Context())
+	var draining sync.WaitGroup
+	draining.Go(func() { e.Drain(ctx) })
+	<-e.draining
+	left := &conversation.Turn{ID: newID(), Team: "red", State: conversation.Running, OnDisconnect: conversation.DisconnectContinue}
+	again := *left
+	again.ID = reader.Turn()
+	duties <- &conversation.Duties{Taken: []*conversation.Taken{
+		{Turn: left, Takeovers: 1, Deadline: time.Now().Add(time.Minute)},
+		{Turn: &again, Takeovers: 1, Deadline: time.Now().Add(time.Minute)},
+	}}
+	duties <- &conversation.Duties{} // the one before is done
+	if e.known("red", left.ID) != nil {
+		t.Error("a turn is taken")
+	}
+	eventually(t, "what was lost and taken back stops", func() bool { return p.open.Load() == 0 })
+	cancel()
+	draining.Wait()
+	if n := p.calls.Load(); n != 1 {
+		t.Errorf("%d calls", n)
+	}
+}
+
+// All that is written for a turn that was taken over says how often it was.
+func TestTakeoversAreWritten(t *testing.T) {
+	t.Parallel()
+	var ps processes
+	old := ps.start(t, generate(hangs))
+	first := mustStart(t, old.Engine, repeatable(conversation.ID{}, "id", "hi"))
+	old.die(t)
+	p := newFed()
+	e := ps.start(t, p)
+	p.texts <- "a"
+	eventually(t, "it is durable", func() bool { return durable(t, e.Engine, first.Turn()) > conversation.SequenceBlock })
+	close(p.texts)
+	mustEnd(t, fromStore(e.Engine, first.Turn(), 0))
+	for i, what := range []string{"attempt", "events", "end"} {
+		if n := e.f.takeovers[i].Load(); n != 1 {
+			t.Errorf("%s: %d takeovers", what, n)
+		}
+	}
+}

@@ -103,7 +103,7 @@ func (p *presence) leave() {
 }
 
 // detachPatience is how long the store may take to say that a turn is to be cancelled, before its owner does it unasked: the
-// call to the provider is to be closed within a second.
+// call to the provider is to be closed within a second, and that comes first, even if callers read the turn elsewhere.
 const detachPatience = 500 * time.Millisecond
 
 // detachTries bounds how often a process that leaves another's turn says so. If it cannot, the turn goes on to its end.

@@ -21,24 +21,35 @@ func (r *run) wait() error {
 	began := time.Now()
 	defer func() {
 		r.queueTime += time.Since(began)
-		r.log.waits(0)
+		r.log.setAhead(0)
 	}()
 	wake, stop := r.e.o.Store.Subscribe(r.turn.Conversation)
 	defer stop()
 	queue := r.now
-	unknown := false // whether a try to begin was recorded
-	for {
-		begun, base, err := r.tryBegin()
-		if err == nil || errors.Is(err, conversation.ErrStoreUnavailable) && begun != nil {
-			r.now, r.base = begun, base
+	unknown := false          // whether a try to begin was recorded
+	var first conversation.ID // of the conversation when the store was asked last how many are before this turn
+	for woken := true; ; {
+		c, err := r.e.o.Store.GetConversation(r.ctx, r.turn.Team, r.turn.Conversation)
+		var begun *conversation.Turn
+		// Asking is a write, and carries the input: only where the answer can be another one. A turn that leaves the queue
+		// wakes those behind it.
+		if err == nil && (woken || c.ActiveTurn != first || c.ActiveTurn == r.turn.ID) {
+			if begun, err = r.tryBegin(c); begun != nil {
+				first = c.ActiveTurn
+			}
+			if err == nil || errors.Is(err, conversation.ErrStoreUnavailable) && begun != nil {
+				r.now, r.base = begun, c.Head
+			}
+			if err == nil {
+				return nil
+			}
 		}
 		pause := queueLook
 		var queued *conversation.QueuedError
 		switch {
-		case err == nil:
-			return nil
+		case err == nil: // nothing has changed
 		case errors.As(err, &queued):
-			r.log.waits(queued.Ahead)
+			r.log.setAhead(queued.Ahead)
 			r.now, unknown = queue, false
 		case errors.Is(err, conversation.ErrHeadMoved):
 			pause = queueAgain
@@ -54,9 +65,11 @@ func (r *run) wait() error {
 		default:
 			return err
 		}
+		woken = err != nil && queued == nil // to be asked again
 		timer := time.NewTimer(pause)
 		select {
 		case <-wake:
+			woken = true
 		case <-timer.C:
 		case <-r.ctx.Done():
 			timer.Stop()
@@ -68,14 +81,10 @@ func (r *run) wait() error {
 
 // tryBegin has the turn begin at the conversation's head if it is the first, and returns it as it was to be recorded, if it
 // came to that. What is sent is put together after that: the messages before the head cannot change any more.
-func (r *run) tryBegin() (*conversation.Turn, conversation.Place, error) {
-	c, err := r.e.o.Store.GetConversation(r.ctx, r.turn.Team, r.turn.Conversation)
-	if err != nil {
-		return nil, conversation.Place{}, err
-	}
+func (r *run) tryBegin(c *conversation.Conversation) (*conversation.Turn, error) {
 	q, err := r.e.effective(r.ask, &c.Spec)
 	if err != nil {
-		return nil, conversation.Place{}, err
+		return nil, err
 	}
 	t := *r.turn
 	t.State, t.Parent, t.Input = conversation.Running, c.HeadTurn, r.ask.Input
@@ -83,42 +92,34 @@ func (r *run) tryBegin() (*conversation.Turn, conversation.Place, error) {
 	t.Result.Attempts = []conversation.Attempt{{State: conversation.AttemptIntent, Model: q.Model, CreateTime: time.Now()}}
 	deadline, _ := r.ctx.Deadline()
 	err = r.e.o.Store.BeginTurn(r.ctx, &conversation.Admission{
-		Turn: &t, Base: c.Head, InputTokens: r.sizes, Fingerprint: r.ask.Fingerprint, Overrides: overrides(r.ask), Deadline: deadline,
+		Turn: &t, Takeovers: r.takeovers, Base: c.Head, InputTokens: r.sizes, Fingerprint: r.ask.Fingerprint, Overrides: overrides(r.ask), Deadline: deadline,
 	})
 	t.Input = nil
-	return &t, c.Head, err
+	return &t, err
 }
 
 // isMine reports whether the turn runs, and for this owner; false if the turn's context ends before that is known.
 func (r *run) isMine() bool {
-	for ; r.ctx.Err() == nil; pause(r.ctx, queueLook) {
-		lost, err := r.e.o.Store.AppendEvents(r.ctx, []conversation.EventBatch{{Team: r.turn.Team, Turn: r.turn.ID}})
-		if err == nil {
-			return len(lost) == 0
-		}
-	}
-	return false
+	var lost []conversation.ID
+	err := r.retry(func() (err error) {
+		lost, err = r.e.o.Store.AppendEvents(r.ctx, []conversation.EventBatch{r.batch(nil)})
+		return err
+	})
+	return err == nil && len(lost) == 0
 }
 
-// compose puts together what is sent for a turn that has begun already. While the store is down it tries again.
+// compose puts together what is sent for a turn that has begun already.
 func (r *run) compose() error {
 	began := time.Now()
 	defer func() { r.contextTime += time.Since(began) }()
-	for {
+	return r.retry(func() error {
 		d := &draft{conversation: &conversation.Conversation{}, base: r.base}
-		err := r.reread(d)
-		if err == nil {
-			r.request, r.inputTokens = d.request, d.promptTokens
-			return nil
-		}
-		if r.ctx.Err() != nil {
-			return context.Cause(r.ctx)
-		}
-		if !errors.Is(err, conversation.ErrStoreUnavailable) {
+		if err := r.reread(d); err != nil {
 			return err
 		}
-		pause(r.ctx, queueLook)
-	}
+		r.request, r.inputTokens = d.request, d.promptTokens
+		return nil
+	})
 }
 
 // reread fills a draft with the model and the settings that were recorded when the turn began.

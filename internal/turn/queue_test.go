@@ -302,3 +302,45 @@ func TestBeginOfUnknownOutcome(t *testing.T) {
 		t.Errorf("%+v, %v", turn, turn.Result.Error)
 	}
 }
+
+// Turns that wait do not ask to begin while nothing changes; what they say of the queue still follows it.
+func TestWaitingIsNoWriting(t *testing.T) {
+	t.Parallel()
+	g := &gate{pass: make(chan struct{})}
+	e, f := newEngine(t, g, nil)
+	conv := newConversation(t, e)
+	var readers []*Reader
+	for i := range 5 {
+		readers = append(readers, mustStart(t, e, on(say(conv, fmt.Sprint(i)), Queue)))
+	}
+	ahead := func(r *Reader, want int) {
+		t.Helper()
+		for r.ahead != want {
+			if _, err := r.Next(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i, r := range readers[1:] {
+		ahead(r, i+1)
+	}
+	look := func() {
+		n := f.conversations.Load()
+		eventually(t, "all have looked", func() bool { return f.conversations.Load() >= n+8 })
+	}
+	look() // so that the wake-ups are over
+	begins := f.begins.Load()
+	look()
+	if n := f.begins.Load() - begins; n != 0 {
+		t.Errorf("they have asked to begin %d times", n)
+	}
+	if _, err := e.Cancel(t.Context(), "red", readers[2].Turn()); err != nil {
+		t.Fatal(err)
+	}
+	ahead(readers[3], 2)
+	ahead(readers[4], 3)
+	close(g.pass)
+	for _, r := range readers {
+		mustEnd(t, r)
+	}
+}

@@ -24,6 +24,7 @@ type Reader struct {
 	presence *presence // where that is counted; nil if the turn had ended
 	ahead    int       // as told last
 	draining <-chan struct{}
+	timer    *time.Timer // nil until it is needed
 	note     [1]conversation.Event
 	closed   bool
 }
@@ -81,15 +82,13 @@ func (r *Reader) nextLive(ctx context.Context, quiet time.Time) ([]conversation.
 		case v.ended:
 			return nil, io.EOF
 		case over:
-			return nil, r.run.leaves()
+			return nil, r.run.gone
 		case v.ahead != 0 && v.ahead != r.ahead:
 			r.ahead = v.ahead
 			return r.notice(conversation.NoteQueueUpdate), nil
 		}
 		if timer == nil {
-			t := time.NewTimer(time.Until(quiet))
-			defer t.Stop()
-			timer = t.C
+			timer = r.after(time.Until(quiet))
 		}
 		select {
 		case <-v.wake:
@@ -108,6 +107,16 @@ func (r *Reader) nextLive(ctx context.Context, quiet time.Time) ([]conversation.
 	}
 }
 
+// after is time.After with the reader's only timer: every piece of an answer is waited for.
+func (r *Reader) after(d time.Duration) <-chan time.Time {
+	if r.timer == nil {
+		r.timer = time.NewTimer(d)
+	} else {
+		r.timer.Reset(d)
+	}
+	return r.timer.C
+}
+
 // End waits for the end of the turn without reading its events, and returns the turn as it ended: with output, without
 // input. Its errors are those of Next.
 func (r *Reader) End(ctx context.Context) (*conversation.Turn, error) {
@@ -117,7 +126,7 @@ func (r *Reader) End(ctx context.Context) (*conversation.Turn, error) {
 			if t := r.run.ended; t != nil {
 				return t, nil
 			}
-			if err := r.run.leaves(); err != nil {
+			if err := r.run.gone; err != nil {
 				return nil, err
 			}
 			r.run = nil
@@ -130,24 +139,6 @@ func (r *Reader) End(ctx context.Context) (*conversation.Turn, error) {
 		}
 	}
 	return r.endStored(ctx)
-}
-
-// leaves returns what a reader is told when the run is over without an end: nothing if it is to read on in the store.
-func (r *run) leaves() error {
-	switch {
-	case isClosed(r.fenced):
-		return nil
-	case r.handed:
-		return &conversation.Error{
-			Reason: conversation.Draining, Turn: r.turn.ID,
-			Message: "the server is stopping, and another one goes on with the turn; repeat the call, or watch the turn",
-		}
-	default:
-		return &conversation.Error{
-			Reason: conversation.TurnInterrupted, Turn: r.turn.ID,
-			Message: "the server could not record how the turn ended; GetTurn will say",
-		}
-	}
 }
 
 func (r *run) isLost() error {
@@ -180,6 +171,9 @@ func (r *Reader) Close() {
 	}
 	r.closed = true
 	r.stored.close()
+	if r.timer != nil {
+		r.timer.Stop()
+	}
 	if r.presence != nil {
 		r.presence.leave()
 	}

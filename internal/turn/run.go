@@ -23,6 +23,8 @@ type run struct {
 	e    *Engine
 	turn *conversation.Turn // as recorded first, or taken over; without input; never changed
 	log  log
+	// takeovers is how often the turn was taken over until this process got it: what is written for it says so.
+	takeovers int
 	// ctx is the turn's own: it ends with the turn's deadline, a cancellation or the server's stop, and its cause says which.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -34,17 +36,19 @@ type run struct {
 	waiting, lost chan struct{}
 	// fenced is closed when the turn is found to be another owner's.
 	fenced chan struct{}
-	fence1 sync.Once
+
+	waits1, fence1 sync.Once
 
 	presence presence
 
-	// Known when done is closed.
-	ended  *conversation.Turn // as it ended; nil if that is not known here
-	handed bool               // left for another server to go on with
+	// Known when done is closed: how the turn ended, or what readers are told because that is not known here. Both are nil
+	// where they are to read on in the store.
+	ended *conversation.Turn
+	gone  error
 
 	// Of the goroutine that runs the turn, once there is one.
 	ask     *Request            // nil once the request is sent
-	taken   *conversation.Taken // how it was taken over; nil if it was begun here
+	taken   *conversation.Taken // how it was taken over; nil if it was begun here, and once it is gone on with
 	now     *conversation.Turn  // as recorded last
 	base    conversation.Place  // where the input goes, where there is no request yet
 	request *provider.Request   // what is sent; nil before it is composed, and when it was sent
@@ -66,6 +70,11 @@ func (e *Engine) newRun(t *conversation.Turn, deadline time.Time, caller trace.S
 	ctx, cancel := context.WithCancelCause(ctx)
 	r.ctx, r.cancel = ctx, func(cause error) { cancel(cause); release() }
 	return r
+}
+
+// batch returns events as they are appended in the store.
+func (r *run) batch(events []conversation.Event) conversation.EventBatch {
+	return conversation.EventBatch{Team: r.turn.Team, Turn: r.turn.ID, Takeovers: r.takeovers, Events: events}
 }
 
 // append appends events to the log, and has them made durable.
@@ -101,10 +110,18 @@ func (r *run) leave(end *ended) bool {
 		r.e.o.Logger.WarnContext(r.ctx, "turn is another server's", "turn", uuid.UUID(r.turn.ID))
 		return true
 	case errors.Is(end.err, errStopping) && r.turn.OnDisconnect == conversation.DisconnectContinue:
-		r.handed = true
+		r.gone = r.handedOver()
 		return true
 	default:
 		return false
+	}
+}
+
+// handedOver is what readers are told of a turn that another server goes on with.
+func (r *run) handedOver() error {
+	return &conversation.Error{
+		Reason: conversation.Draining, Turn: r.turn.ID,
+		Message: "the server is stopping, and another one goes on with the turn; repeat the call, or watch the turn",
 	}
 }
 

@@ -11,6 +11,9 @@ import (
 const (
 	// lookEvery is how often a reader of the store looks for itself: wake-ups can be lost.
 	lookEvery = 2 * time.Second
+	// lookSoon is how soon it looks again after there was something: the wake-ups of the last events and of the turn's end can
+	// have been one.
+	lookSoon = 2 * appendEvery
 	// pieceBytes is about how much it reads at once.
 	pieceBytes = 256 << 10
 	// smallPiece: of a piece that is so small, it is clear that nothing was left behind it.
@@ -21,10 +24,21 @@ const (
 type stored struct {
 	wake <-chan struct{}
 	stop func()
-	// quiet: there was nothing new when the store was last asked, and nothing has woken the reader since.
-	quiet bool
-	// turn is the turn as it ended, without input; nil until that is known. Its events are complete.
-	turn *conversation.Turn
+	// quiet: there was nothing more when the store was last asked, and nothing has woken the reader since. soon: there was
+	// something, and the turn has not been looked at.
+	quiet, soon bool
+	// turn is the turn as it was read last, without input; nil before that. ended: it has ended, and its events are complete.
+	// whole: it has its output.
+	turn         *conversation.Turn
+	ended, whole bool
+}
+
+// saw notes how the turn stands.
+func (s *stored) saw(t *conversation.Turn) {
+	s.turn, s.ended = t, t.State.Ended()
+	if s.ended {
+		s.close()
+	}
 }
 
 func (s *stored) close() {
@@ -54,52 +68,77 @@ func (r *Reader) nextStored(ctx context.Context, quiet time.Time) ([]conversatio
 }
 
 // look asks the store once for what is above the position.
-func (r *Reader) look(ctx context.Context) ([]conversation.Event, error) {
+func (r *Reader) look(ctx context.Context) (events []conversation.Event, err error) {
 	s := &r.stored
-	if s.stop == nil && s.turn == nil {
-		// Before the store is asked: nothing that happens from here on is missed.
-		s.wake, s.stop = r.e.o.Store.Subscribe(r.id)
-	}
+	r.subscribe()
 	var first []conversation.Event
-	t := s.turn
-	if t == nil {
-		var err error
-		if t, err = r.e.o.Store.GetTurn(ctx, r.team, r.id, false); err != nil {
-			return nil, err
-		}
-	}
 	if r.position <= 0 {
-		first = []conversation.Event{{Sequence: 1, Time: t.CreateTime, Kind: conversation.EventAccepted, Turn: t}}
+		if s.turn == nil {
+			if err := r.lookAtTurn(ctx); err != nil {
+				return nil, err
+			}
+		}
+		first = []conversation.Event{{Sequence: 1, Time: s.turn.CreateTime, Kind: conversation.EventAccepted, Turn: s.turn}}
 	}
-	// The turn was read before its events: where it has ended, they are all there.
-	events, err := r.e.o.Store.Events(ctx, r.team, r.id, max(r.position, 1), pieceBytes)
-	if err != nil {
+	from := max(r.position, 1)
+	if s.ended && first == nil && from+1 >= s.turn.Result.LastSequence {
+		return r.terminal(ctx)
+	}
+	if events, err = r.e.o.Store.Events(ctx, r.team, r.id, from, pieceBytes); err != nil {
 		return nil, err
 	}
-	ended := t.State.Ended()
-	expired := ended && r.position < t.Result.LastSequence && !follows(events, max(r.position, 1), t.Result.LastSequence)
-	switch {
-	case expired && !r.creator:
-		return nil, &conversation.Error{
-			Reason: conversation.EventsExpired, Turn: r.id,
-			Message: "the turn's events are no longer kept; GetTurn has the turn",
+	gap := len(events) > 0 && !follows(events, from)
+	if !s.ended && (gap || len(events) == 0 && first == nil && r.run == nil) {
+		if err := r.lookAtTurn(ctx); err != nil {
+			return nil, err
 		}
-	case expired:
+		if s.ended { // What was written with its end was not read, if the end came between.
+			if events, err = r.e.o.Store.Events(ctx, r.team, r.id, from, pieceBytes); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if s.ended && !follows(events, from) && (len(events) > 0 || from+1 < s.turn.Result.LastSequence) {
+		if !r.creator {
+			return nil, &conversation.Error{
+				Reason: conversation.EventsExpired, Turn: r.id,
+				Message: "the turn's events are no longer kept; GetTurn has the turn",
+			}
+		}
 		events = nil
 	}
 	if events = append(first, events...); len(events) > 0 {
 		r.position = events[len(events)-1].Sequence
-		s.quiet = !ended && bytesOf(events) < smallPiece // that was the last for now
+		s.quiet = !s.ended && r.run == nil && bytesOf(events) < smallPiece // that was the last for now
+		s.soon = true
 		return events, nil
 	}
-	if ended {
+	if s.ended {
 		return r.terminal(ctx)
 	}
 	if r.run != nil {
 		r.position = r.run.log.base // the earlier owners have left no more
+		return nil, nil
 	}
-	s.quiet = true
+	s.quiet, s.soon = true, false
 	return nil, nil
+}
+
+// subscribe has the reader woken. It comes before the store is asked: nothing that happens from here on is missed.
+func (r *Reader) subscribe() {
+	if s := &r.stored; s.stop == nil && !s.ended {
+		s.wake, s.stop = r.e.o.Store.Subscribe(r.id)
+	}
+}
+
+// lookAtTurn reads how the turn stands.
+func (r *Reader) lookAtTurn(ctx context.Context) error {
+	t, err := r.e.o.Store.GetTurn(ctx, r.team, r.id, false)
+	if err != nil {
+		return err
+	}
+	r.stored.saw(t)
+	return nil
 }
 
 // bytesOf returns about how much events take in the store.
@@ -110,13 +149,10 @@ func bytesOf(events []conversation.Event) (n int) {
 	return n
 }
 
-// follows reports whether events are what comes after a position in the log of a turn that has ended with the sequence
-// number last: without a gap, unless a new owner begins.
-func follows(events []conversation.Event, position, last int64) bool {
-	if len(events) == 0 {
-		return position+1 >= last
-	}
-	return events[0].Sequence == position+1 || events[0].Kind == conversation.EventOutputReset
+// follows reports whether events are what comes next after a position in a turn's log: without a gap, unless a new owner
+// begins.
+func follows(events []conversation.Event, position int64) bool {
+	return len(events) > 0 && (events[0].Sequence == position+1 || events[0].Kind == conversation.EventOutputReset)
 }
 
 // terminal returns the terminal event of a turn that has ended.
@@ -138,25 +174,28 @@ func (r *Reader) terminal(ctx context.Context) ([]conversation.Event, error) {
 
 // asEnded returns a turn that has ended, with output and without input.
 func (r *Reader) asEnded(ctx context.Context) (*conversation.Turn, error) {
-	if r.stored.turn == nil {
+	s := &r.stored
+	if !s.whole {
 		t, err := r.e.o.Store.GetTurn(ctx, r.team, r.id, true)
 		if err != nil {
 			return nil, err
 		}
 		t.Input = nil
-		r.stored.turn = t
-		r.stored.close()
+		s.saw(t)
+		s.whole = true
 	}
-	return r.stored.turn, nil
+	return s.turn, nil
 }
 
 // await waits until the store is to be asked again, or returns a note, or why there is nothing more to wait for.
 func (r *Reader) await(ctx context.Context, quiet time.Time) ([]conversation.Event, error) {
-	timer := time.NewTimer(min(lookEvery, max(0, time.Until(quiet))))
-	defer timer.Stop()
+	again := lookEvery
+	if r.stored.soon {
+		again = lookSoon
+	}
 	select {
 	case <-r.stored.wake:
-	case <-timer.C:
+	case <-r.after(min(again, max(0, time.Until(quiet)))):
 		if !time.Now().Before(quiet) {
 			return r.notice(conversation.NoteHeartbeat), nil
 		}
@@ -178,22 +217,19 @@ func (r *Reader) await(ctx context.Context, quiet time.Time) ([]conversation.Eve
 // endStored is End from the store.
 func (r *Reader) endStored(ctx context.Context) (*conversation.Turn, error) {
 	s := &r.stored
-	for s.turn == nil {
-		if s.stop == nil {
-			s.wake, s.stop = r.e.o.Store.Subscribe(r.id)
-		}
-		t, err := r.e.o.Store.GetTurn(ctx, r.team, r.id, false)
-		if err != nil {
+	for !s.ended {
+		r.subscribe()
+		if err := r.lookAtTurn(ctx); err != nil {
 			return nil, err
 		}
-		if t.State.Ended() {
-			return r.asEnded(ctx)
+		if s.ended {
+			break
 		}
-		for s.quiet = true; s.quiet; {
+		for s.quiet, s.soon = true, false; s.quiet; {
 			if _, err := r.await(ctx, time.Now().Add(time.Hour)); err != nil { // notes are for those who read
 				return nil, err
 			}
 		}
 	}
-	return s.turn, nil
+	return r.asEnded(ctx)
 }

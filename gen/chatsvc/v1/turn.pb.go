@@ -1534,7 +1534,8 @@ func (*Heartbeat) Descriptor() ([]byte, []int) {
 	return file_chatsvc_v1_turn_proto_rawDescGZIP(), []int{13}
 }
 
-// The turn waits for others.
+// The turn waits for others. Sent only to readers on the server that has the turn, which as a rule is the one that the call
+// which created it has reached; those on other servers get heartbeats until the turn begins.
 type QueueUpdate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many turns are before it, the running one included.

@@ -8,25 +8,28 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
 )
 
-// attempt makes the RPC that the call needs next. It returns the terminal event of the turn, not yet given to yield, or
-// the error that the RPC ended with.
-func (c *call) attempt(ctx context.Context, yield func(*chatsvcv1.TurnEvent) bool) (*chatsvcv1.TurnEvent, error) {
+// attempt makes the RPC that the call needs next, on the context rpcs. It returns the terminal event of the turn, not yet
+// given to yield, or the error that the RPC ended with. Once ctx, the caller's, has ended, no request is sent any more:
+// it could start a turn that nobody wants and nobody cancels.
+func (c *call) attempt(ctx, rpcs context.Context, yield func(*chatsvcv1.TurnEvent) bool) (*chatsvcv1.TurnEvent, error) {
 	switch name := c.name(); {
 	case name != "" && (c.expired || c.waitsNot()):
-		return c.get(ctx, name, yield)
+		return c.get(rpcs, name, yield)
 	case name != "", c.request == nil:
-		return c.read(ctx, yield, func(ctx context.Context) (events, error) {
+		return c.read(rpcs, yield, func(ctx context.Context) (events, error) {
 			return c.client.chat.WatchTurn(ctx, &chatsvcv1.WatchTurnRequest{Name: name, AfterSequence: c.after})
 		})
+	case !c.known.send(ctx):
+		return nil, status.FromContextError(ctx.Err()).Err()
 	case c.unary:
-		return c.create(ctx, yield)
+		return c.create(rpcs, yield)
 	default:
-		return c.read(ctx, yield, func(ctx context.Context) (events, error) {
-			c.known.set("", true)
+		return c.read(rpcs, yield, func(ctx context.Context) (events, error) {
 			return c.client.chat.StreamTurn(ctx, c.request)
 		})
 	}
@@ -40,7 +43,6 @@ func (c *call) waitsNot() bool { return c.unary && c.request.GetWait() == chatsv
 
 // create calls CreateTurn.
 func (c *call) create(ctx context.Context, yield func(*chatsvcv1.TurnEvent) bool) (*chatsvcv1.TurnEvent, error) {
-	c.known.set("", true)
 	var header metadata.MD
 	turn, err := c.client.chat.CreateTurn(ctx, c.request, grpc.Header(&header))
 	c.confirmHeader(header)
@@ -64,38 +66,55 @@ func (c *call) get(ctx context.Context, name string, yield func(*chatsvcv1.TurnE
 	return c.instead(turn, yield)
 }
 
-// read reads the events of StreamTurn or WatchTurn.
+// silence is how long a stream may bring nothing before its connection counts as lost. The server sends a heartbeat after
+// 15 s of quiet: two of them are missing then, and were given a moment.
+const silence = 2*15*time.Second + 2*time.Second
+
+// read reads the events of StreamTurn or WatchTurn. If it hears nothing for the client's silence, it returns errSilent; the
+// time that the reader takes for an event does not count.
 func (c *call) read(
 	ctx context.Context, yield func(*chatsvcv1.TurnEvent) bool, open func(context.Context) (events, error),
 ) (*chatsvcv1.TurnEvent, error) {
-	ctx, hangUp := context.WithCancel(ctx)
-	defer hangUp()
+	ctx, hangUp := context.WithCancelCause(ctx)
+	defer hangUp(nil)
+	quiet := time.AfterFunc(c.client.silence, func() { hangUp(errSilent) })
+	defer quiet.Stop()
 	stream, err := open(ctx)
 	if err != nil {
-		return nil, err
+		return nil, silentError(ctx, err)
 	}
 	header, err := stream.Header()
 	if err != nil {
-		return nil, err
+		return nil, silentError(ctx, err)
 	}
 	c.confirmHeader(header)
 	for {
+		quiet.Reset(c.client.silence)
 		event, err := stream.Recv()
+		quiet.Stop()
 		switch {
 		case errors.Is(err, io.EOF):
 			c.expired = true // A reader that had the terminal event before gets nothing more.
 			return nil, errNoEnd
 		case err != nil:
-			return nil, err
+			return nil, silentError(ctx, err)
 		case !c.take(event):
 			continue
 		case event.GetTerminal() != nil:
-			awaitTrailer(stream, hangUp)
+			awaitTrailer(stream, func() { hangUp(nil) })
 			return event, nil
 		case !yield(event):
 			return nil, errLeft
 		}
 	}
+}
+
+// silentError returns errSilent for what gRPC says when that has ended the RPC's context.
+func silentError(ctx context.Context, err error) error {
+	if errorInfo(err) == nil && errors.Is(context.Cause(ctx), errSilent) {
+		return errSilent
+	}
+	return err
 }
 
 // take notes what an event says and reports whether it is one for the reader: each event of the log once, and of the notes
@@ -133,7 +152,7 @@ func (c *call) confirmHeader(header metadata.MD) {
 
 // awaitTrailer lets the RPC end by itself, so that the server does not count it as one that its caller broke off. How it
 // ends does not matter any more.
-func awaitTrailer(stream events, hangUp context.CancelFunc) {
+func awaitTrailer(stream events, hangUp func()) {
 	late := time.AfterFunc(trailerTime, hangUp)
 	defer late.Stop()
 	for {

@@ -19,6 +19,9 @@ const (
 	// maxBroken is how often in a row a call goes on after INTERNAL without a reason. A reset stream looks like that, but so
 	// does a message that one side cannot decode, and never will.
 	maxBroken = 3
+	// maxRestarts is how often a call sends its request again because the turn has FAILED. Each is a generation that may
+	// be paid for, and a request that stops every server which takes it must not go round all of them for ever.
+	maxRestarts = 3
 	// trailerTime is how long the end of an RPC may come after the terminal event.
 	trailerTime = time.Second
 )
@@ -64,6 +67,18 @@ func (k *known) set(name string, open bool) {
 	k.name, k.open = name, open
 }
 
+// send notes that a request is about to be sent, unless ctx has ended, and reports whether it may be. As both happen
+// under the lock, whoever cancels the turn after ctx has ended sees every request that was sent.
+func (k *known) send(ctx context.Context) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if ctx.Err() != nil {
+		return false
+	}
+	k.name, k.open = "", true
+	return true
+}
+
 // name returns the turn's name, or "".
 func (c *call) name() string {
 	name, _ := c.known.get()
@@ -90,7 +105,8 @@ func (c *call) run(ctx context.Context, yield func(*chatsvcv1.TurnEvent) bool) e
 	if err := ctx.Err(); err != nil {
 		return &endedError{context: err}
 	}
-	// The RPCs outlive the cancelling of ctx, until the turn is cancelled: its name may be on its way, or its end.
+	// The RPCs outlive the cancelling of ctx, until the turn is cancelled: its name may be on its way, or its end. But no
+	// request is sent any more.
 	rpcs, hangUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer hangUp()
 	if deadline, ok := ctx.Deadline(); ok {
@@ -99,12 +115,13 @@ func (c *call) run(ctx context.Context, yield func(*chatsvcv1.TurnEvent) bool) e
 		defer cancel()
 	}
 	var cancelled *chatsvcv1.Turn
+	var notCancelled error
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
 		defer hangUp()
 		if errors.Is(ctx.Err(), context.Canceled) {
-			cancelled = c.cancel(ctx)
+			cancelled, notCancelled = c.cancel(ctx)
 		}
 	})
 	defer stop()
@@ -113,10 +130,16 @@ func (c *call) run(ctx context.Context, yield func(*chatsvcv1.TurnEvent) bool) e
 	if !stop() {
 		<-done
 	} else if errors.Is(err, errLeft) {
-		cancelled = c.cancel(ctx)
+		cancelled, notCancelled = c.cancel(ctx)
 	}
-	if c.turn != nil || !ended(cancelled) {
-		return c.explain(ctx, err)
+	if c.turn != nil {
+		return c.explain(ctx, err, nil)
+	}
+	if notCancelled != nil && errors.Is(err, errLeft) { // No error reaches a reader that has left.
+		c.client.options.Logger.LogAttrs(ctx, slog.LevelWarn, "chatsvc stream was left", slog.Any("error", notCancelled))
+	}
+	if !ended(cancelled) {
+		return c.explain(ctx, err, notCancelled)
 	}
 	if errors.Is(err, errLeft) {
 		c.turn = cancelled
@@ -126,13 +149,13 @@ func (c *call) run(ctx context.Context, yield func(*chatsvcv1.TurnEvent) bool) e
 	if err == nil {
 		err = c.conclude(event, yield)
 	}
-	return c.explain(ctx, err)
+	return c.explain(ctx, err, nil)
 }
 
 // follow makes RPCs until one shows the end of the turn, or an error that no repeat helps against.
 func (c *call) follow(ctx, rpcs context.Context, yield func(*chatsvcv1.TurnEvent) bool) error {
 	for {
-		terminal, err := c.attempt(rpcs, yield)
+		terminal, err := c.attempt(ctx, rpcs, yield)
 		var wait time.Duration
 		switch {
 		case err == nil:
@@ -165,9 +188,10 @@ func (c *call) follow(ctx, rpcs context.Context, yield func(*chatsvcv1.TurnEvent
 }
 
 // startsAgain reports whether the request is to be sent again because its turn FAILED, by no fault of its own or the
-// provider's.
+// provider's, and not for the last time.
 func (c *call) startsAgain(turn *chatsvcv1.Turn) bool {
-	return c.request != nil && turn.GetState() == chatsvcv1.TurnState_TURN_STATE_FAILED && repeatable(Reason(turnError(turn)))
+	return c.request != nil && c.restarts < maxRestarts &&
+		turn.GetState() == chatsvcv1.TurnState_TURN_STATE_FAILED && repeatable(Reason(turnError(turn)))
 }
 
 // repeats decides whether to go on after an error, and notes what it says about the turn.
@@ -220,19 +244,22 @@ func (c *call) conclude(terminal *chatsvcv1.TurnEvent, yield func(*chatsvcv1.Tur
 	return turnError(c.turn)
 }
 
-// explain returns an error as the caller sees it.
-func (c *call) explain(ctx context.Context, err error) error {
+// explain returns an error as the caller sees it, together with why the turn was not cancelled, or nil.
+func (c *call) explain(ctx context.Context, err, notCancelled error) error {
 	if err == nil || errors.Is(err, errLeft) {
 		return err
 	}
 	end := contextEnd(ctx, err)
+	if end == nil && notCancelled != nil {
+		end = ctx.Err()
+	}
 	if end == nil {
 		return err
 	}
 	if errorInfo(err) == nil && c.last != nil {
 		err = c.last // What gRPC says about a context that has ended, its own error says better.
 	}
-	return &endedError{context: end, last: err}
+	return &endedError{context: end, last: err, notCancelled: notCancelled}
 }
 
 // reset voids what the reader has of the output, if anything. It reports whether the reader wants more.

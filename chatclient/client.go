@@ -16,6 +16,7 @@ import (
 type Client struct {
 	chat    chatsvcv1.ChatServiceClient
 	options Options
+	silence time.Duration // Shorter in tests, which cannot wait for it.
 }
 
 // Options of a Client. The zero value is good for production.
@@ -23,7 +24,8 @@ type Options struct {
 	// MinBackoff and MaxBackoff bound the wait before a repeat: it is random, between 0 and a limit that begins at
 	// MinBackoff and doubles up to MaxBackoff, until something new has come. Unset is 50 ms and 5 s.
 	MinBackoff, MaxBackoff time.Duration
-	// Logger gets a line at level debug for each repeat. Nil logs nothing.
+	// Logger gets a line at level debug for each repeat, and one at level warn when a stream was left early and its turn
+	// could not be cancelled, which nothing else can tell. Nil logs nothing.
 	Logger *slog.Logger
 }
 
@@ -39,7 +41,7 @@ func New(conn grpc.ClientConnInterface, options Options) *Client {
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Client{chat: chatsvcv1.NewChatServiceClient(conn), options: options}
+	return &Client{chat: chatsvcv1.NewChatServiceClient(conn), options: options, silence: silence}
 }
 
 // A CallOption changes one call.
@@ -51,6 +53,9 @@ func Detach() CallOption { return CallOption{detach: true} }
 
 // Create starts a turn, waits for its end and returns it, COMPLETED or INCOMPLETE. A turn that ends otherwise gives an error,
 // whose ErrorInfo names it. With WAIT_NO_WAIT the turn is returned as soon as it is recorded, in whatever state.
+//
+// While it waits nothing comes, not even heartbeats: that the server hangs, only the connection's pings show, which [Dial]
+// asks for. On a connection without them, give the context a deadline, or use [Client.Stream].
 func (c *Client) Create(ctx context.Context, request *chatsvcv1.CreateTurnRequest, options ...CallOption) (*chatsvcv1.Turn, error) {
 	call := c.newCall(request, options)
 	call.unary = true

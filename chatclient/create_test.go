@@ -3,6 +3,7 @@ package chatclient_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -60,9 +61,9 @@ func TestCreateRepeats(t *testing.T) {
 	refuse := func(reason, turn string) func(*fake) error {
 		return func(*fake) error { return refusal(codes.Unavailable, reason, turn) }
 	}
-	failing := func(reason string) func(int, *fakeTurn) {
+	failing := func(times int, reason string) func(int, *fakeTurn) {
 		return func(n int, turn *fakeTurn) {
-			if n == 0 {
+			if n < times {
 				turn.fail(reason)
 			} else {
 				turn.complete()
@@ -79,6 +80,7 @@ func TestCreateRepeats(t *testing.T) {
 		gets    int
 		turns   int
 		code    codes.Code
+		reason  chatsvcv1.ErrorReason
 	}{
 		{name: "cut before the request was read", at: once("start", (*fake).cut), creates: 2, turns: 1},
 		{name: "cut before the header", at: once("recorded", (*fake).cut), creates: 2, turns: 1},
@@ -88,12 +90,33 @@ func TestCreateRepeats(t *testing.T) {
 		{name: "no store", at: once("start", refuse("STORE_UNAVAILABLE", "")), creates: 2, turns: 1},
 		{name: "no store, nothing recorded", at: once("start", refuse("STORE_UNAVAILABLE", other)), creates: 2, watches: 1, turns: 1},
 		{name: "a reset stream", at: once("start", func(*fake) error { return status.Error(codes.Internal, "RST_STREAM") }), creates: 2, turns: 1},
-		{name: "interrupted", plan: failing("TURN_INTERRUPTED"), creates: 2, watches: 1, turns: 2},
-		{name: "drained", plan: failing("DRAINING"), creates: 2, watches: 1, turns: 2},
-		{name: "upstream", plan: failing("UPSTREAM_UNAVAILABLE"), creates: 1, turns: 1, code: codes.Unavailable},
-		{name: "upstream, seen after a cut", plan: failing("UPSTREAM_STALLED"), at: once("header", (*fake).cut), creates: 1, watches: 1, turns: 1, code: codes.Unavailable},
-		{name: "upstream before the turn", at: once("start", refuse("UPSTREAM_RATE_LIMITED", "")), creates: 1, code: codes.Unavailable},
-		{name: "refused", at: once("start", func(*fake) error { return refusal(codes.ResourceExhausted, "RATE_LIMITED", "") }), creates: 1, code: codes.ResourceExhausted},
+		{name: "interrupted", plan: failing(1, "TURN_INTERRUPTED"), creates: 2, watches: 1, turns: 2},
+		{name: "interrupted as often as it may be", plan: failing(3, "TURN_INTERRUPTED"), creates: 4, watches: 3, turns: 4},
+		{
+			name: "interrupted again and again", plan: failing(100, "TURN_INTERRUPTED"), creates: 4, watches: 4, turns: 4,
+			code: codes.Unavailable, reason: chatsvcv1.ErrorReason_ERROR_REASON_TURN_INTERRUPTED,
+		},
+		{
+			name: "interrupted again and again, not waiting", plan: failing(100, "TURN_INTERRUPTED"), wait: chatsvcv1.Wait_WAIT_NO_WAIT,
+			creates: 4, turns: 4, code: codes.Unavailable, reason: chatsvcv1.ErrorReason_ERROR_REASON_TURN_INTERRUPTED,
+		},
+		{name: "drained", plan: failing(1, "DRAINING"), creates: 2, watches: 1, turns: 2},
+		{
+			name: "upstream", plan: failing(1, "UPSTREAM_UNAVAILABLE"), creates: 1, turns: 1,
+			code: codes.Unavailable, reason: chatsvcv1.ErrorReason_ERROR_REASON_UPSTREAM_UNAVAILABLE,
+		},
+		{
+			name: "upstream, seen after a cut", plan: failing(1, "UPSTREAM_STALLED"), at: once("header", (*fake).cut), creates: 1, watches: 1,
+			turns: 1, code: codes.Unavailable, reason: chatsvcv1.ErrorReason_ERROR_REASON_UPSTREAM_STALLED,
+		},
+		{
+			name: "upstream before the turn", at: once("start", refuse("UPSTREAM_RATE_LIMITED", "")), creates: 1,
+			code: codes.Unavailable, reason: chatsvcv1.ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED,
+		},
+		{
+			name: "refused", at: once("start", func(*fake) error { return refusal(codes.ResourceExhausted, "RATE_LIMITED", "") }), creates: 1,
+			code: codes.ResourceExhausted, reason: chatsvcv1.ErrorReason_ERROR_REASON_RATE_LIMITED,
+		},
 		{name: "another service's reason", at: once("start", func(*fake) error { return foreign() }), creates: 2, turns: 1},
 		{name: "a closed connection", at: once("start", func(*fake) error { return status.Error(codes.Canceled, "closing") }), creates: 1, code: codes.Canceled},
 	} {
@@ -103,8 +126,8 @@ func TestCreateRepeats(t *testing.T) {
 				f.at = func(p point) error { return tt.at(f, p) }
 			}
 			turn, err := newClient(f.start(t)).Create(within(t), &chatsvcv1.CreateTurnRequest{Text: "Bonjour", Wait: tt.wait})
-			if status.Code(err) != tt.code || (turn == nil) != (err != nil) {
-				t.Errorf("%v, %v; want %v", turn, err, tt.code)
+			if status.Code(err) != tt.code || chatclient.Reason(err) != tt.reason || (turn == nil) != (err != nil) {
+				t.Errorf("%v, %v; want %v %v", turn, err, tt.code, tt.reason)
 			}
 			if c, w, g := f.called("CreateTurn"), f.called("WatchTurn"), f.called("GetTurn"); c != tt.creates || w != tt.watches || g != tt.gets {
 				t.Errorf("calls: %d CreateTurn, %d WatchTurn, %d GetTurn; want %d, %d, %d", c, w, g, tt.creates, tt.watches, tt.gets)
@@ -186,4 +209,79 @@ func TestCreateUntilTheDeadline(t *testing.T) {
 	if _, err := newClient(conn).Create(ctx, &chatsvcv1.CreateTurnRequest{}); !errors.Is(err, context.Canceled) || f.called("CreateTurn") != before {
 		t.Errorf("with a context that has ended: %v", err)
 	}
+}
+
+// TestTurnDeadline: the service says that time is up a little before it is, which is the context's end all the same; and
+// that a turn had no more time, which is not.
+func TestTurnDeadline(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		limit  time.Duration // of the context; 0 is none
+		cancel bool          // before the answer comes
+		fails  bool          // the turn does, and not only the call
+		is     error
+		code   codes.Code
+	}{
+		{name: "just before the context's", limit: 900 * time.Millisecond, is: context.DeadlineExceeded, code: codes.DeadlineExceeded},
+		{
+			name: "just before the context's, the turn's too", limit: 900 * time.Millisecond, fails: true,
+			is: context.DeadlineExceeded, code: codes.DeadlineExceeded,
+		},
+		{name: "long before the context's", limit: patience, code: codes.DeadlineExceeded},
+		{name: "long before the context's, the turn's", limit: patience, fails: true, code: codes.DeadlineExceeded},
+		{name: "without one of the context's", code: codes.DeadlineExceeded},
+		{name: "after the context was cancelled", limit: 900 * time.Millisecond, cancel: true, is: context.Canceled, code: codes.Canceled},
+	} {
+		for _, unary := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, unary %t", tt.name, unary), func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if tt.limit > 0 {
+					ctx, cancel = context.WithTimeout(ctx, tt.limit)
+					defer cancel()
+				}
+				f := &fake{plan: func(_ int, turn *fakeTurn) {
+					if tt.fails {
+						turn.end(chatsvcv1.TurnState_TURN_STATE_FAILED, status.Convert(timeIsUp(turn)).Proto())
+					}
+				}}
+				f.at = func(p point) error {
+					if p.place != "header" || p.method == "WatchTurn" {
+						return nil
+					}
+					if tt.cancel {
+						cancel()
+					}
+					if tt.fails {
+						return nil
+					}
+					return timeIsUp(f.made()[0])
+				}
+				c := newClient(f.start(t))
+				var err error
+				if unary {
+					_, err = c.Create(ctx, &chatsvcv1.CreateTurnRequest{}, chatclient.Detach())
+				} else {
+					_, err = c.Stream(ctx, &chatsvcv1.CreateTurnRequest{}, chatclient.Detach()).Text()
+				}
+				ended := ctx.Err()
+				for _, end := range []error{context.DeadlineExceeded, context.Canceled} {
+					if errors.Is(err, end) != errors.Is(tt.is, end) || status.Code(err) != tt.code {
+						t.Errorf("%v; want %v, %v", err, tt.code, tt.is)
+					}
+				}
+				if ended != nil {
+					return // Cancelled, or on a machine that is slow: what the service said may not have come.
+				}
+				if chatclient.Reason(err) != chatsvcv1.ErrorReason_ERROR_REASON_TURN_DEADLINE || !strings.Contains(err.Error(), "TURN_DEADLINE") {
+					t.Errorf("%v does not say what the service said", err)
+				}
+			})
+		}
+	}
+}
+
+// timeIsUp returns the service's error for a turn that had no more time.
+func timeIsUp(turn *fakeTurn) error {
+	return refusal(codes.DeadlineExceeded, "TURN_DEADLINE", turn.turn.GetName())
 }

@@ -25,8 +25,8 @@ var ServiceConfig string
 // maxReply holds the largest turn: an answer of 3 MiB, and its text for people.
 const maxReply = 16 << 20
 
-// Dial prepares a connection as chatsvc likes it: with [ServiceConfig], pings that notice a dead network within half a
-// minute, quick reconnection, and room for the largest answer. The options come after these and win; transport credentials
+// Dial prepares a connection as chatsvc likes it: with [ServiceConfig], pings that notice a dead network or a server that
+// hangs within some 15 seconds, quick reconnection, and room for the largest answer. The options come after these and win; transport credentials
 // must be among them. The target should name all replicas, as dns:///chatsvc.internal:50051 does.
 //
 // As with grpc.NewClient, the first call connects.
@@ -34,8 +34,9 @@ func Dial(target string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient(target, append([]grpc.DialOption{
 		grpc.WithDefaultServiceConfig(ServiceConfig),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
-		// The server allows a ping every 10 s.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+		// The server allows a ping every 10 s, also while no call runs. A ping goes out 10 s after the answer to the one
+		// before, never earlier, and gRPC would make more of a shorter time.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
 			MinConnectTimeout: 5 * time.Second,

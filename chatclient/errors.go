@@ -3,6 +3,7 @@ package chatclient
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -18,6 +19,10 @@ const domain = "chatsvc"
 // ErrTextVoid ends [Stream.TextDeltas] when pieces that it gave are not in the turn's answer.
 var ErrTextVoid = errors.New("chatclient: text that was given is void, and the turn has another answer")
 
+// ErrNotCancelled is part of the error of a call whose context was cancelled, when its turn could not be: no server has
+// confirmed it in time, or it was refused. The turn may go on and be paid for; the error's text names it.
+var ErrNotCancelled = errors.New("chatclient: the turn may go on, as it is not known to be cancelled")
+
 var (
 	// errRead ends a stream that is read again.
 	errRead = errors.New("chatclient: the stream was read already")
@@ -26,6 +31,8 @@ var (
 	// errNoEnd is a stream that ended well but without the terminal event. It is what a broken connection can look like
 	// behind a proxy, so it counts as one.
 	errNoEnd = status.Error(codes.Internal, "chatclient: the stream ended before the turn")
+	// errSilent is a stream on which not even heartbeats came.
+	errSilent = status.Error(codes.Unavailable, "chatclient: the server was silent for too long, and counts as lost")
 )
 
 // Reason returns chatsvc's reason for an error; UNSPECIFIED if it has none, or one that this release does not know.
@@ -92,24 +99,29 @@ func reasonError(code codes.Code, reason, message string, turn *chatsvcv1.Turn) 
 	return s.Err()
 }
 
-// endedError is the error of a call whose context ended: both that, and what had kept the call from its answer.
+// endedError is the error of a call whose context ended, or is about to: that, what had kept the call from its answer, and
+// that its turn may go on.
 type endedError struct {
-	context error // context.Canceled or context.DeadlineExceeded
-	last    error // or nil
+	context      error // context.Canceled or context.DeadlineExceeded
+	last         error // or nil
+	notCancelled error // or nil
 }
 
 func (e *endedError) Error() string {
-	if e.last == nil {
-		return e.context.Error()
+	text := e.context.Error()
+	if e.last != nil {
+		if last := status.Convert(e.last).Message(); last != text { // gRPC may have said just that.
+			text += ": " + last
+		}
 	}
-	return e.context.Error() + ": " + status.Convert(e.last).Message()
+	if e.notCancelled != nil {
+		text += "; " + e.notCancelled.Error()
+	}
+	return text
 }
 
 func (e *endedError) Unwrap() []error {
-	if e.last == nil {
-		return []error{e.context}
-	}
-	return []error{e.context, e.last}
+	return slices.DeleteFunc([]error{e.context, e.last, e.notCancelled}, func(err error) bool { return err == nil })
 }
 
 // GRPCStatus has the code of the context's end and the details of the last error.
@@ -122,15 +134,22 @@ func (e *endedError) GRPCStatus() *status.Status {
 	return status.FromProto(s)
 }
 
+// maxShaved is the most that the service takes off a caller's deadline, to say in time that time is up.
+const maxShaved = time.Second
+
 // contextEnd returns the context's end that an error of a call is about, or nil.
 func contextEnd(ctx context.Context, err error) error {
 	code := status.Code(err)
-	_, limited := ctx.Deadline()
+	deadline, limited := ctx.Deadline()
 	switch {
 	case code == codes.DeadlineExceeded && errorInfo(err) == nil && limited:
 		// A call has no deadline but its caller's, whose own timer may be a moment late.
 		return context.DeadlineExceeded
 	case ctx.Err() == nil:
+		// A turn may also have run out of a time of its own, which is none of the context's while that has more to give.
+		if limited && Reason(err) == chatsvcv1.ErrorReason_ERROR_REASON_TURN_DEADLINE && time.Until(deadline) <= maxShaved {
+			return context.DeadlineExceeded
+		}
 		return nil
 	case code == codes.Canceled, code == codes.DeadlineExceeded, errorInfo(err) == nil, repeatable(Reason(err)):
 		return ctx.Err()

@@ -179,6 +179,15 @@ func TestStreamOutcomes(t *testing.T) {
 			events: "1:accepted 2:'Il' 0:reset 1:accepted 2:'Il était' 3:COMPLETED", turns: 2, text: "Il était",
 		},
 		{
+			name: "the turn fails with every server that takes it",
+			plan: func(_ int, turn *fakeTurn) {
+				say(turn, "Il ")
+				turn.fail("TURN_INTERRUPTED")
+			},
+			events: "1:accepted 2:'Il' 0:reset 1:accepted 2:'Il' 0:reset 1:accepted 2:'Il' 0:reset 1:accepted 2:'Il' 3:FAILED",
+			turns:  4, text: "Il ", code: codes.Unavailable, reason: chatsvcv1.ErrorReason_ERROR_REASON_TURN_INTERRUPTED,
+		},
+		{
 			name: "two turns fail with their store before they say anything",
 			plan: func(n int, turn *fakeTurn) {
 				if n < 2 {

@@ -73,10 +73,10 @@ type Limits struct {
 
 // Retention is how long what callers leave is kept. Conversations are kept until they are deleted or expire.
 type Retention struct {
-	// OneShots is how long the content of a turn outside of a conversation is kept after its end. It is as long as its
-	// request_id stands for it, at least.
+	// OneShots is how long the content of a turn outside of a conversation is kept, from when it was made. It is as long as
+	// its request_id stands for it, at least.
 	OneShots time.Duration
-	// Events is how long the events of a turn can be replayed after its end.
+	// Events is how long the events of a turn can be replayed, from when it was made; a turn that runs keeps its own.
 	Events time.Duration
 }
 

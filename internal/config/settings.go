@@ -89,8 +89,8 @@ func fields() []field {
 		{Setting{Name: "limits.max_concurrent_streams", Meaning: "How many calls may run on one connection"}, func(c *Config) any { return &c.Limits.MaxConcurrentStreams }},
 		{Setting{Name: "limits.max_turn_duration", Meaning: "How long a turn may take that has no other deadline"}, func(c *Config) any { return &c.Limits.MaxTurnDuration }},
 		{Setting{Name: "limits.shutdown_grace", Meaning: "How long running turns get when the server is told to stop"}, func(c *Config) any { return &c.Limits.ShutdownGrace }},
-		{Setting{Name: "retention.one_shots", Meaning: "How long the content of a turn outside of a conversation is kept; at least `24h`"}, func(c *Config) any { return &c.Retention.OneShots }},
-		{Setting{Name: "retention.events", Meaning: "How long the events of an ended turn can be replayed; at least `1h`"}, func(c *Config) any { return &c.Retention.Events }},
+		{Setting{Name: "retention.one_shots", Meaning: "How long the content of a turn outside of a conversation is kept, from when it was made; at least `24h`"}, func(c *Config) any { return &c.Retention.OneShots }},
+		{Setting{Name: "retention.events", Meaning: "How long the events of an ended turn can be replayed, from when it was made; at least `1h`"}, func(c *Config) any { return &c.Retention.Events }},
 		{Setting{Name: "log.level", Flag: "log-level", Meaning: "`debug`, `info`, `warn` or `error`"}, func(c *Config) any { return &c.Log.Level }},
 		{Setting{Name: "log.format", Flag: "log-format", Meaning: "`json`, or `text`, which is the default with `dev`"}, func(c *Config) any { return &c.Log.Format }},
 	}

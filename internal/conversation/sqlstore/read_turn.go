@@ -124,7 +124,7 @@ func (db *DB) taken(ctx context.Context, o owner, ids []conversation.ID) ([]*con
 			t.Turn, err = db.GetTurn(ctx, team, id, true)
 		}
 		if errors.Is(err, errUnreadable) { // which must not keep the others from being taken
-			db.log.ErrorContext(ctx, "a turn that was taken over cannot be read, and can only be ended", "turn", uuid.UUID(id), slog.Any("error", err))
+			db.log.ErrorContext(ctx, "a turn that was taken over cannot be read, and can only be ended", slog.Any("turn", uuid.UUID(id)), slog.Any("error", err))
 			t.Unreadable = true
 			t.Turn, err = db.narrowTurn(ctx, team, id)
 		}

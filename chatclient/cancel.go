@@ -62,8 +62,8 @@ func (c *call) cancel(ctx context.Context) (*chatsvcv1.Turn, error) {
 				case <-ctx.Done():
 				}
 			})
-			try++
 			next.Reset(cancelPatience)
+			try++
 		case answer := <-answers:
 			switch {
 			case answer.turn != nil:
@@ -76,7 +76,7 @@ func (c *call) cancel(ctx context.Context) (*chatsvcv1.Turn, error) {
 			case answer.err != nil && !cancelsAgain(answer.err):
 				return nil, c.notCancelled(found, status.Convert(answer.err).Message())
 			default:
-				next.Reset(waits.backoff(try-1, retryDelay(answer.err)))
+				next.Reset(min(cancelPause, waits.backoff(try-1, retryDelay(answer.err))))
 			}
 		case <-ctx.Done():
 			return nil, c.notCancelled(found, fmt.Sprintf("no server has said so within %v", cancelTime))

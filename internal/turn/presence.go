@@ -71,12 +71,24 @@ func (p *presence) enter(ctx context.Context) error {
 	defer func() { <-p.lock }()
 	if !p.counted {
 		if err := p.e.o.Store.AttachTurn(ctx, p.turn.Team, p.turn.ID); err != nil {
+			if p.run == nil && mayHappen(err) {
+				p.e.chores.do(p.withdraw)
+			}
 			return err
 		}
 		p.counted = true
 	}
 	p.creators++
 	return nil
+}
+
+// withdraw takes back what may have been said to the store of creators that there are not.
+func (p *presence) withdraw() {
+	p.lock <- struct{}{}
+	defer func() { <-p.lock }()
+	if p.creators == 0 {
+		p.detach()
+	}
 }
 
 // leave counts one creator less. It does not wait for the store.

@@ -37,7 +37,7 @@ func (r *run) wait() error {
 			if begun, err = r.tryBegin(c); begun != nil {
 				first = c.ActiveTurn
 			}
-			if err == nil || errors.Is(err, conversation.ErrStoreUnavailable) && begun != nil {
+			if err == nil || begun != nil && mayHappen(err) {
 				r.now, r.base = begun, c.Head
 			}
 			if err == nil {
@@ -54,7 +54,7 @@ func (r *run) wait() error {
 		case errors.Is(err, conversation.ErrHeadMoved):
 			pause = queueAgain
 		case errors.Is(err, conversation.ErrStoreUnavailable):
-			unknown = unknown || begun != nil
+			unknown = unknown || begun != nil && mayHappen(err)
 		case errors.Is(err, conversation.ErrTurnEnded) && unknown && r.isMine():
 			return nil // the try before was
 		case r.ctx.Err() != nil:
@@ -146,4 +146,9 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
+}
+
+// mayHappen reports whether a write that ended in err may have happened, or happen still.
+func mayHappen(err error) bool {
+	return errors.Is(err, conversation.ErrStoreUnavailable) && !errors.Is(err, conversation.ErrNotWritten)
 }

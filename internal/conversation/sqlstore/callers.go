@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
 	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
@@ -14,19 +17,33 @@ const leftByCallers = `r.counted = 1 AND r.cancel = 0 AND r.takeovers = 0
 	AND NOT EXISTS (
 		SELECT 1 FROM callers c JOIN replicas p ON p.id = c.replica WHERE c.turn = r.turn AND p.heartbeat > '-infinity')`
 
-// A turn that somebody comes back to at this moment is left for the next round, or it is too late for him.
-const cancelLeft = `WITH l AS MATERIALIZED (
-	SELECT r.turn FROM running r WHERE ` + leftByCallers + ` LIMIT $1 FOR UPDATE SKIP LOCKED
+// Whoever comes back to a turn locks its row. So rows are locked first, and then looked at again by a statement that sees
+// what was committed until then.
+const (
+	lockLeft   = `SELECT r.turn FROM running r WHERE ` + leftByCallers + ` LIMIT $1 FOR UPDATE SKIP LOCKED`
+	cancelLeft = `UPDATE running r SET cancel = 1 WHERE r.turn = ANY($1) AND ` + leftByCallers
 )
-UPDATE running SET cancel = 1 FROM l WHERE running.turn = l.turn`
 
 // forgetCallers asks for turns to be cancelled that nobody reads any more whose process lives.
 func (r *replica) forgetCallers(ctx context.Context) error {
-	tag, err := r.conn.Exec(ctx, cancelLeft, takeAtOnce)
+	var cancelled int64
+	err := pgx.BeginFunc(ctx, r.conn, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, lockLeft, takeAtOnce)
+		if err != nil {
+			return err
+		}
+		turns, err := pgx.CollectRows(rows, pgx.RowTo[pgtype.UUID])
+		if err != nil || len(turns) == 0 {
+			return err
+		}
+		tag, err := tx.Exec(ctx, cancelLeft, turns)
+		cancelled = tag.RowsAffected()
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("forget callers of the dead: %w", err)
 	}
-	if tag.RowsAffected() > 0 {
+	if cancelled > 0 {
 		r.db.committer.wake([]conversation.ID{dutiesID})
 	}
 	return nil

@@ -48,7 +48,7 @@ func (db *DB) Events(
 			return nil, err
 		case !known:
 			return nil, conversation.ErrNotFound
-		case left <= 0 || n < limit || limit == maxEventRows:
+		case left <= 0 || n < limit || limit == maxEventRows || len(events) == 0:
 			return events, nil
 		}
 		after = events[len(events)-1].Sequence

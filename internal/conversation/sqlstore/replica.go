@@ -199,8 +199,9 @@ func (r *replica) look(ctx context.Context, o owner) error {
 	if err != nil {
 		return err
 	}
-	if r.db.retired.Load() {
-		dead, orphans = nil, false
+	retired := r.db.retired.Load()
+	if retired {
+		dead = nil
 	}
 	if len(dead) > 0 && !time.Now().Before(r.takeFrom) {
 		if err := r.ask(func() error { return r.giveUpOn(soon, o, dead) }); err != nil {
@@ -209,8 +210,10 @@ func (r *replica) look(ctx context.Context, o owner) error {
 		orphans = true
 	}
 	if orphans {
-		if err := r.take(ctx, o); err != nil {
-			return err
+		if !retired {
+			if err := r.take(ctx, o); err != nil {
+				return err
+			}
 		}
 		if err := r.forgetCallers(soon); err != nil {
 			return err

@@ -46,7 +46,14 @@ func TestMigrate(t *testing.T) {
 	})
 	t.Run("SQLite", func(t *testing.T) {
 		t.Parallel()
-		path := filepath.Join(t.TempDir(), "chatsvc.db")
+		here, err := filepath.Abs(".")
+		if err != nil {
+			t.Fatal(err)
+		}
+		path, err := filepath.Rel(here, filepath.Join(t.TempDir(), "chatsvc.db")) // relative, as the default is
+		if err != nil {
+			t.Fatal(err)
+		}
 		if code, _, _ := command(t, "migrate", "status", "--database-url", "sqlite:"+path); code != 1 {
 			t.Errorf("status of no database: exit code %d, want 1", code)
 		}

@@ -24,10 +24,6 @@ const readConns = 8
 // date first. While the store is open, a lock on the file path.lock keeps other processes out.
 func OpenSQLite(ctx context.Context, path string, o Options) (*DB, error) {
 	o = o.withDefaults()
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
-	}
 	db, err := openSQLite(ctx, path, o)
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
@@ -97,8 +93,11 @@ func openSQLiteFile(path string) (*sqliteFile, error) {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	// The lock is of the file and not of one of its names.
+	// The lock is of the file and not of one of its names; and SQLite's URIs have no relative paths.
 	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return nil, err
+	}
+	if path, err = filepath.Abs(path); err != nil {
 		return nil, err
 	}
 	lock := flock.New(path+".lock", flock.SetPermissions(0o600))

@@ -29,6 +29,8 @@ type appender struct {
 	mu   sync.Mutex
 	runs []*run // those with log.listed
 	on   bool
+
+	failing bool // of the goroutine: the last append was not done
 }
 
 // add has the appender look after a run.
@@ -109,9 +111,16 @@ func (a *appender) tick(runs []*run) (again []*run, full, ok bool) {
 		}
 	}
 	if err != nil {
-		a.e.o.Logger.Warn("events are not durable yet", "turns", len(taken), "error", err)
+		if !a.failing { // said once, not twenty times a second
+			a.e.o.Logger.Warn("events are not durable yet", "turns", len(taken), "error", err)
+		}
+		a.failing = true
 		a.giveUp(runs)
 		return again, false, false
+	}
+	if a.failing {
+		a.e.o.Logger.Info("events are durable again")
+		a.failing = false
 	}
 	return again, full, true
 }

@@ -19,20 +19,24 @@ const maxAttempts = 5
 // on with the turns that other processes have left, cancels what was asked to be cancelled elsewhere, and stops what is not
 // this process's any more.
 func (e *Engine) Serve(ctx context.Context) {
+	away := false
 	for wait := 50 * time.Millisecond; ; {
 		duties, err := e.o.Store.Duties(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			e.o.Logger.WarnContext(ctx, "what this server has to do is not known", "error", err)
+			if !away {
+				e.o.Logger.WarnContext(ctx, "whose turns are to be taken over is not known while the database is away", "error", err)
+			}
+			away = true
 			pause(ctx, wait)
 			wait = min(2*wait, time.Second)
 			continue
 		}
-		wait = 50 * time.Millisecond
+		wait, away = 50*time.Millisecond, false
 		if duties.Lost {
-			e.o.Logger.WarnContext(ctx, "this server had been given up for dead; its turns are another's")
+			e.o.Logger.WarnContext(ctx, "this replica had been given up for dead; its turns are another's")
 			before := e.recorded()
 			e.chores.do(func() { e.fenceLost(before) })
 		}

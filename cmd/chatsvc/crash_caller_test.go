@@ -257,6 +257,9 @@ func (c *caller) events(a *ask, stream *chatclient.Stream, patience int, hangUp 
 			c.ledger.saw(r)
 			r = readingAfter("", 0)
 			continue
+		case e.GetAccepted() != nil && r.turn != "" && e.GetAccepted().GetTurn() != r.turn: // another turn, and no output to be voided
+			c.ledger.saw(r)
+			r = readingAfter("", 0)
 		case e.GetTerminal() != nil && (hungUp || len(r.events) == 0): // chatclient's own, in place of what was not read
 			continue
 		}

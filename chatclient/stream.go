@@ -34,7 +34,8 @@ func (s *Stream) Turn() *chatsvcv1.Turn { return s.call.turn }
 // draining are about the connection, and are dealt with here. Two events can be this package's own:
 //   - output_reset with sequence 0, after which everything from the beginning counts as not said. Either the turn FAILED
 //     because its server stopped, and the request was sent again: then the accepted event of another turn follows, and
-//     sequence numbers begin again from 1. Or the events that would come next are no longer kept, or were not waited for
+//     sequence numbers begin again from 1 (it also does where nothing of the output was given, and so nothing is to be
+//     unsaid: then without output_reset). Or the events that would come next are no longer kept, or were not waited for
 //     when the turn was cancelled: then terminal follows;
 //   - that terminal, made from the turn.
 //

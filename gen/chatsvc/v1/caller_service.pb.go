@@ -299,12 +299,16 @@ type Caller struct {
 	Team string `protobuf:"bytes,1,opt,name=team,proto3" json:"team,omitempty"`
 	// `teams/{team}/clients/{client}`.
 	Client string `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
-	// What the caller may do.
-	Roles []string `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
+	// What the credential allows.
+	Roles []AccessRole `protobuf:"varint,3,rep,packed,name=roles,proto3,enum=chatsvc.v1.AccessRole" json:"roles,omitempty"`
 	// When the credential ends; unset if it does not.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// The models that the caller may ask; empty is all.
 	AllowedModels []string `protobuf:"bytes,5,rep,name=allowed_models,json=allowedModels,proto3" json:"allowed_models,omitempty"`
+	// The credential, as logs and the audit name it. It is not a secret.
+	Credential string `protobuf:"bytes,6,opt,name=credential,proto3" json:"credential,omitempty"`
+	// The methods that the caller may call, such as `chatsvc.v1.ChatService/CreateTurn`, in alphabetical order.
+	Methods       []string `protobuf:"bytes,7,rep,name=methods,proto3" json:"methods,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -353,7 +357,7 @@ func (x *Caller) GetClient() string {
 	return ""
 }
 
-func (x *Caller) GetRoles() []string {
+func (x *Caller) GetRoles() []AccessRole {
 	if x != nil {
 		return x.Roles
 	}
@@ -370,6 +374,20 @@ func (x *Caller) GetExpireTime() *timestamppb.Timestamp {
 func (x *Caller) GetAllowedModels() []string {
 	if x != nil {
 		return x.AllowedModels
+	}
+	return nil
+}
+
+func (x *Caller) GetCredential() string {
+	if x != nil {
+		return x.Credential
+	}
+	return ""
+}
+
+func (x *Caller) GetMethods() []string {
+	if x != nil {
+		return x.Methods
 	}
 	return nil
 }
@@ -1108,15 +1126,19 @@ var File_chatsvc_v1_caller_service_proto protoreflect.FileDescriptor
 const file_chatsvc_v1_caller_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1fchatsvc/v1/caller_service.proto\x12\n" +
-	"chatsvc.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
-	"\x10GetCallerRequest\"\xae\x01\n" +
+	"chatsvc.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17chatsvc/v1/access.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
+	"\x10GetCallerRequest\"\x80\x02\n" +
 	"\x06Caller\x12\x12\n" +
 	"\x04team\x18\x01 \x01(\tR\x04team\x12\x16\n" +
-	"\x06client\x18\x02 \x01(\tR\x06client\x12\x14\n" +
-	"\x05roles\x18\x03 \x03(\tR\x05roles\x12;\n" +
+	"\x06client\x18\x02 \x01(\tR\x06client\x12,\n" +
+	"\x05roles\x18\x03 \x03(\x0e2\x16.chatsvc.v1.AccessRoleR\x05roles\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12%\n" +
-	"\x0eallowed_models\x18\x05 \x03(\tR\rallowedModels\"k\n" +
+	"\x0eallowed_models\x18\x05 \x03(\tR\rallowedModels\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x06 \x01(\tR\n" +
+	"credential\x12\x18\n" +
+	"\amethods\x18\a \x03(\tR\amethods\"k\n" +
 	"\x1aListEffectiveLimitsRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
@@ -1201,14 +1223,14 @@ const file_chatsvc_v1_caller_service_proto_rawDesc = "" +
 	"\x17USAGE_GROUP_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12USAGE_GROUP_CLIENT\x10\x01\x12\x15\n" +
 	"\x11USAGE_GROUP_MODEL\x10\x02\x12\x15\n" +
-	"\x11USAGE_GROUP_LABEL\x10\x032\xe4\x02\n" +
-	"\rCallerService\x12B\n" +
-	"\tGetCaller\x12\x1c.chatsvc.v1.GetCallerRequest\x1a\x12.chatsvc.v1.Caller\"\x03\x90\x02\x01\x12k\n" +
-	"\x13ListEffectiveLimits\x12&.chatsvc.v1.ListEffectiveLimitsRequest\x1a'.chatsvc.v1.ListEffectiveLimitsResponse\"\x03\x90\x02\x01\x12P\n" +
+	"\x11USAGE_GROUP_LABEL\x10\x032\xfc\x02\n" +
+	"\rCallerService\x12H\n" +
+	"\tGetCaller\x12\x1c.chatsvc.v1.GetCallerRequest\x1a\x12.chatsvc.v1.Caller\"\t\xa2\xbb\x18\x02\x10\x01\x90\x02\x01\x12q\n" +
+	"\x13ListEffectiveLimits\x12&.chatsvc.v1.ListEffectiveLimitsRequest\x1a'.chatsvc.v1.ListEffectiveLimitsResponse\"\t\xa2\xbb\x18\x02\x10\x01\x90\x02\x01\x12V\n" +
 	"\n" +
-	"QueryUsage\x12\x1d.chatsvc.v1.QueryUsageRequest\x1a\x1e.chatsvc.v1.QueryUsageResponse\"\x03\x90\x02\x01\x12P\n" +
+	"QueryUsage\x12\x1d.chatsvc.v1.QueryUsageRequest\x1a\x1e.chatsvc.v1.QueryUsageResponse\"\t\xa2\xbb\x18\x02\x10\x01\x90\x02\x01\x12V\n" +
 	"\n" +
-	"ListModels\x12\x1d.chatsvc.v1.ListModelsRequest\x1a\x1e.chatsvc.v1.ListModelsResponse\"\x03\x90\x02\x01B5Z3github.com/chatsvc/chatsvc/gen/chatsvc/v1;chatsvcv1b\x06proto3"
+	"ListModels\x12\x1d.chatsvc.v1.ListModelsRequest\x1a\x1e.chatsvc.v1.ListModelsResponse\"\t\xa2\xbb\x18\x02\x10\x01\x90\x02\x01B5Z3github.com/chatsvc/chatsvc/gen/chatsvc/v1;chatsvcv1b\x06proto3"
 
 var (
 	file_chatsvc_v1_caller_service_proto_rawDescOnce sync.Once
@@ -1240,34 +1262,36 @@ var file_chatsvc_v1_caller_service_proto_goTypes = []any{
 	(*ListModelsRequest)(nil),           // 12: chatsvc.v1.ListModelsRequest
 	(*ListModelsResponse)(nil),          // 13: chatsvc.v1.ListModelsResponse
 	(*Model)(nil),                       // 14: chatsvc.v1.Model
-	(*timestamppb.Timestamp)(nil),       // 15: google.protobuf.Timestamp
+	(AccessRole)(0),                     // 15: chatsvc.v1.AccessRole
+	(*timestamppb.Timestamp)(nil),       // 16: google.protobuf.Timestamp
 }
 var file_chatsvc_v1_caller_service_proto_depIdxs = []int32{
-	15, // 0: chatsvc.v1.Caller.expire_time:type_name -> google.protobuf.Timestamp
-	8,  // 1: chatsvc.v1.ListEffectiveLimitsResponse.effective_limits:type_name -> chatsvc.v1.EffectiveLimit
-	0,  // 2: chatsvc.v1.EffectiveLimit.kind:type_name -> chatsvc.v1.LimitKind
-	1,  // 3: chatsvc.v1.EffectiveLimit.mode:type_name -> chatsvc.v1.LimitMode
-	15, // 4: chatsvc.v1.EffectiveLimit.reset_time:type_name -> google.protobuf.Timestamp
-	15, // 5: chatsvc.v1.QueryUsageRequest.start_time:type_name -> google.protobuf.Timestamp
-	15, // 6: chatsvc.v1.QueryUsageRequest.end_time:type_name -> google.protobuf.Timestamp
-	2,  // 7: chatsvc.v1.QueryUsageRequest.granularity:type_name -> chatsvc.v1.UsageGranularity
-	3,  // 8: chatsvc.v1.QueryUsageRequest.group_by:type_name -> chatsvc.v1.UsageGroup
-	11, // 9: chatsvc.v1.QueryUsageResponse.usage_rows:type_name -> chatsvc.v1.UsageRow
-	15, // 10: chatsvc.v1.UsageRow.start_time:type_name -> google.protobuf.Timestamp
-	14, // 11: chatsvc.v1.ListModelsResponse.models:type_name -> chatsvc.v1.Model
-	4,  // 12: chatsvc.v1.CallerService.GetCaller:input_type -> chatsvc.v1.GetCallerRequest
-	6,  // 13: chatsvc.v1.CallerService.ListEffectiveLimits:input_type -> chatsvc.v1.ListEffectiveLimitsRequest
-	9,  // 14: chatsvc.v1.CallerService.QueryUsage:input_type -> chatsvc.v1.QueryUsageRequest
-	12, // 15: chatsvc.v1.CallerService.ListModels:input_type -> chatsvc.v1.ListModelsRequest
-	5,  // 16: chatsvc.v1.CallerService.GetCaller:output_type -> chatsvc.v1.Caller
-	7,  // 17: chatsvc.v1.CallerService.ListEffectiveLimits:output_type -> chatsvc.v1.ListEffectiveLimitsResponse
-	10, // 18: chatsvc.v1.CallerService.QueryUsage:output_type -> chatsvc.v1.QueryUsageResponse
-	13, // 19: chatsvc.v1.CallerService.ListModels:output_type -> chatsvc.v1.ListModelsResponse
-	16, // [16:20] is the sub-list for method output_type
-	12, // [12:16] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	15, // 0: chatsvc.v1.Caller.roles:type_name -> chatsvc.v1.AccessRole
+	16, // 1: chatsvc.v1.Caller.expire_time:type_name -> google.protobuf.Timestamp
+	8,  // 2: chatsvc.v1.ListEffectiveLimitsResponse.effective_limits:type_name -> chatsvc.v1.EffectiveLimit
+	0,  // 3: chatsvc.v1.EffectiveLimit.kind:type_name -> chatsvc.v1.LimitKind
+	1,  // 4: chatsvc.v1.EffectiveLimit.mode:type_name -> chatsvc.v1.LimitMode
+	16, // 5: chatsvc.v1.EffectiveLimit.reset_time:type_name -> google.protobuf.Timestamp
+	16, // 6: chatsvc.v1.QueryUsageRequest.start_time:type_name -> google.protobuf.Timestamp
+	16, // 7: chatsvc.v1.QueryUsageRequest.end_time:type_name -> google.protobuf.Timestamp
+	2,  // 8: chatsvc.v1.QueryUsageRequest.granularity:type_name -> chatsvc.v1.UsageGranularity
+	3,  // 9: chatsvc.v1.QueryUsageRequest.group_by:type_name -> chatsvc.v1.UsageGroup
+	11, // 10: chatsvc.v1.QueryUsageResponse.usage_rows:type_name -> chatsvc.v1.UsageRow
+	16, // 11: chatsvc.v1.UsageRow.start_time:type_name -> google.protobuf.Timestamp
+	14, // 12: chatsvc.v1.ListModelsResponse.models:type_name -> chatsvc.v1.Model
+	4,  // 13: chatsvc.v1.CallerService.GetCaller:input_type -> chatsvc.v1.GetCallerRequest
+	6,  // 14: chatsvc.v1.CallerService.ListEffectiveLimits:input_type -> chatsvc.v1.ListEffectiveLimitsRequest
+	9,  // 15: chatsvc.v1.CallerService.QueryUsage:input_type -> chatsvc.v1.QueryUsageRequest
+	12, // 16: chatsvc.v1.CallerService.ListModels:input_type -> chatsvc.v1.ListModelsRequest
+	5,  // 17: chatsvc.v1.CallerService.GetCaller:output_type -> chatsvc.v1.Caller
+	7,  // 18: chatsvc.v1.CallerService.ListEffectiveLimits:output_type -> chatsvc.v1.ListEffectiveLimitsResponse
+	10, // 19: chatsvc.v1.CallerService.QueryUsage:output_type -> chatsvc.v1.QueryUsageResponse
+	13, // 20: chatsvc.v1.CallerService.ListModels:output_type -> chatsvc.v1.ListModelsResponse
+	17, // [17:21] is the sub-list for method output_type
+	13, // [13:17] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_chatsvc_v1_caller_service_proto_init() }
@@ -1275,6 +1299,7 @@ func file_chatsvc_v1_caller_service_proto_init() {
 	if File_chatsvc_v1_caller_service_proto != nil {
 		return
 	}
+	file_chatsvc_v1_access_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -29,7 +29,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// What callers can ask about themselves. Every method answers UNIMPLEMENTED in this release.
+// What callers can ask about themselves. All methods but GetCaller answer UNIMPLEMENTED in this release.
 type CallerServiceClient interface {
 	// Who am I, and what may I do?
 	GetCaller(ctx context.Context, in *GetCallerRequest, opts ...grpc.CallOption) (*Caller, error)
@@ -93,7 +93,7 @@ func (c *callerServiceClient) ListModels(ctx context.Context, in *ListModelsRequ
 // All implementations must embed UnimplementedCallerServiceServer
 // for forward compatibility.
 //
-// What callers can ask about themselves. Every method answers UNIMPLEMENTED in this release.
+// What callers can ask about themselves. All methods but GetCaller answer UNIMPLEMENTED in this release.
 type CallerServiceServer interface {
 	// Who am I, and what may I do?
 	GetCaller(context.Context, *GetCallerRequest) (*Caller, error)

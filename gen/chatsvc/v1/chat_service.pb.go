@@ -884,7 +884,7 @@ var File_chatsvc_v1_chat_service_proto protoreflect.FileDescriptor
 const file_chatsvc_v1_chat_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1dchatsvc/v1/chat_service.proto\x12\n" +
-	"chatsvc.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18chatsvc/v1/message.proto\x1a\x15chatsvc/v1/turn.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x17google/rpc/status.proto\"\x82\n" +
+	"chatsvc.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17chatsvc/v1/access.proto\x1a\x18chatsvc/v1/message.proto\x1a\x15chatsvc/v1/turn.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x17google/rpc/status.proto\"\x82\n" +
 	"\n" +
 	"\x11CreateTurnRequest\x12z\n" +
 	"\fconversation\x18\x01 \x01(\tBV\xbaHS\xd8\x01\x01rN2L^conversations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$R\fconversation\x127\n" +
@@ -961,20 +961,29 @@ const file_chatsvc_v1_chat_service_proto_rawDesc = "" +
 	"\fOnDisconnect\x12\x1d\n" +
 	"\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16ON_DISCONNECT_CONTINUE\x10\x01\x12\x18\n" +
-	"\x14ON_DISCONNECT_CANCEL\x10\x022\xc4\x04\n" +
-	"\vChatService\x12=\n" +
+	"\x14ON_DISCONNECT_CANCEL\x10\x022\x88\x05\n" +
+	"\vChatService\x12F\n" +
 	"\n" +
-	"CreateTurn\x12\x1d.chatsvc.v1.CreateTurnRequest\x1a\x10.chatsvc.v1.Turn\x12D\n" +
+	"CreateTurn\x12\x1d.chatsvc.v1.CreateTurnRequest\x1a\x10.chatsvc.v1.Turn\"\a\xa2\xbb\x18\x03\n" +
+	"\x01\x01\x12M\n" +
 	"\n" +
-	"StreamTurn\x12\x1d.chatsvc.v1.CreateTurnRequest\x1a\x15.chatsvc.v1.TurnEvent0\x01\x12B\n" +
-	"\tWatchTurn\x12\x1c.chatsvc.v1.WatchTurnRequest\x1a\x15.chatsvc.v1.TurnEvent0\x01\x12<\n" +
-	"\aGetTurn\x12\x1a.chatsvc.v1.GetTurnRequest\x1a\x10.chatsvc.v1.Turn\"\x03\x90\x02\x01\x12M\n" +
-	"\tListTurns\x12\x1c.chatsvc.v1.ListTurnsRequest\x1a\x1d.chatsvc.v1.ListTurnsResponse\"\x03\x90\x02\x01\x12B\n" +
+	"StreamTurn\x12\x1d.chatsvc.v1.CreateTurnRequest\x1a\x15.chatsvc.v1.TurnEvent\"\a\xa2\xbb\x18\x03\n" +
+	"\x01\x010\x01\x12L\n" +
+	"\tWatchTurn\x12\x1c.chatsvc.v1.WatchTurnRequest\x1a\x15.chatsvc.v1.TurnEvent\"\b\xa2\xbb\x18\x04\n" +
+	"\x02\x01\x020\x01\x12D\n" +
+	"\aGetTurn\x12\x1a.chatsvc.v1.GetTurnRequest\x1a\x10.chatsvc.v1.Turn\"\v\xa2\xbb\x18\x04\n" +
+	"\x02\x01\x02\x90\x02\x01\x12U\n" +
+	"\tListTurns\x12\x1c.chatsvc.v1.ListTurnsRequest\x1a\x1d.chatsvc.v1.ListTurnsResponse\"\v\xa2\xbb\x18\x04\n" +
+	"\x02\x01\x02\x90\x02\x01\x12I\n" +
 	"\n" +
-	"CancelTurn\x12\x1d.chatsvc.v1.CancelTurnRequest\x1a\x10.chatsvc.v1.Turn\"\x03\x90\x02\x02\x12C\n" +
+	"CancelTurn\x12\x1d.chatsvc.v1.CancelTurnRequest\x1a\x10.chatsvc.v1.Turn\"\n" +
+	"\xa2\xbb\x18\x03\n" +
+	"\x01\x01\x90\x02\x02\x12L\n" +
 	"\n" +
-	"DeleteTurn\x12\x1d.chatsvc.v1.DeleteTurnRequest\x1a\x16.google.protobuf.Empty\x12V\n" +
-	"\fEstimateTurn\x12\x1f.chatsvc.v1.EstimateTurnRequest\x1a .chatsvc.v1.EstimateTurnResponse\"\x03\x90\x02\x01B5Z3github.com/chatsvc/chatsvc/gen/chatsvc/v1;chatsvcv1b\x06proto3"
+	"DeleteTurn\x12\x1d.chatsvc.v1.DeleteTurnRequest\x1a\x16.google.protobuf.Empty\"\a\xa2\xbb\x18\x03\n" +
+	"\x01\x01\x12^\n" +
+	"\fEstimateTurn\x12\x1f.chatsvc.v1.EstimateTurnRequest\x1a .chatsvc.v1.EstimateTurnResponse\"\v\xa2\xbb\x18\x04\n" +
+	"\x02\x01\x02\x90\x02\x01B5Z3github.com/chatsvc/chatsvc/gen/chatsvc/v1;chatsvcv1b\x06proto3"
 
 var (
 	file_chatsvc_v1_chat_service_proto_rawDescOnce sync.Once
@@ -1055,6 +1064,7 @@ func file_chatsvc_v1_chat_service_proto_init() {
 	if File_chatsvc_v1_chat_service_proto != nil {
 		return
 	}
+	file_chatsvc_v1_access_proto_init()
 	file_chatsvc_v1_message_proto_init()
 	file_chatsvc_v1_turn_proto_init()
 	file_chatsvc_v1_chat_service_proto_msgTypes[0].OneofWrappers = []any{}

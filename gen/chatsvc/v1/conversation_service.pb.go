@@ -527,7 +527,7 @@ var File_chatsvc_v1_conversation_service_proto protoreflect.FileDescriptor
 const file_chatsvc_v1_conversation_service_proto_rawDesc = "" +
 	"\n" +
 	"%chatsvc/v1/conversation_service.proto\x12\n" +
-	"chatsvc.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1dchatsvc/v1/conversation.proto\x1a\x18chatsvc/v1/message.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"Y\n" +
+	"chatsvc.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17chatsvc/v1/access.proto\x1a\x1dchatsvc/v1/conversation.proto\x1a\x18chatsvc/v1/message.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"Y\n" +
 	"\x19CreateConversationRequest\x12<\n" +
 	"\fconversation\x18\x01 \x01(\v2\x18.chatsvc.v1.ConversationR\fconversation\"\x81\x01\n" +
 	"\x16GetConversationRequest\x12g\n" +
@@ -557,15 +557,22 @@ const file_chatsvc_v1_conversation_service_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe6\x01\n" +
 	"\x17ForkConversationRequest\x12g\n" +
 	"\x04name\x18\x01 \x01(\tBS\xbaHPrN2L^conversations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$R\x04name\x12b\n" +
-	"\x04turn\x18\x02 \x01(\tBN\xbaHK\xd8\x01\x01rF2D^turns/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$R\x04turn2\x80\x05\n" +
-	"\x13ConversationService\x12U\n" +
-	"\x12CreateConversation\x12%.chatsvc.v1.CreateConversationRequest\x1a\x18.chatsvc.v1.Conversation\x12T\n" +
-	"\x0fGetConversation\x12\".chatsvc.v1.GetConversationRequest\x1a\x18.chatsvc.v1.Conversation\"\x03\x90\x02\x01\x12e\n" +
-	"\x11ListConversations\x12$.chatsvc.v1.ListConversationsRequest\x1a%.chatsvc.v1.ListConversationsResponse\"\x03\x90\x02\x01\x12U\n" +
-	"\x12UpdateConversation\x12%.chatsvc.v1.UpdateConversationRequest\x1a\x18.chatsvc.v1.Conversation\x12S\n" +
-	"\x12DeleteConversation\x12%.chatsvc.v1.DeleteConversationRequest\x1a\x16.google.protobuf.Empty\x12V\n" +
-	"\fListMessages\x12\x1f.chatsvc.v1.ListMessagesRequest\x1a .chatsvc.v1.ListMessagesResponse\"\x03\x90\x02\x01\x12Q\n" +
-	"\x10ForkConversation\x12#.chatsvc.v1.ForkConversationRequest\x1a\x18.chatsvc.v1.ConversationB5Z3github.com/chatsvc/chatsvc/gen/chatsvc/v1;chatsvcv1b\x06proto3"
+	"\x04turn\x18\x02 \x01(\tBN\xbaHK\xd8\x01\x01rF2D^turns/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$R\x04turn2\xbc\x05\n" +
+	"\x13ConversationService\x12^\n" +
+	"\x12CreateConversation\x12%.chatsvc.v1.CreateConversationRequest\x1a\x18.chatsvc.v1.Conversation\"\a\xa2\xbb\x18\x03\n" +
+	"\x01\x01\x12\\\n" +
+	"\x0fGetConversation\x12\".chatsvc.v1.GetConversationRequest\x1a\x18.chatsvc.v1.Conversation\"\v\xa2\xbb\x18\x04\n" +
+	"\x02\x01\x02\x90\x02\x01\x12m\n" +
+	"\x11ListConversations\x12$.chatsvc.v1.ListConversationsRequest\x1a%.chatsvc.v1.ListConversationsResponse\"\v\xa2\xbb\x18\x04\n" +
+	"\x02\x01\x02\x90\x02\x01\x12^\n" +
+	"\x12UpdateConversation\x12%.chatsvc.v1.UpdateConversationRequest\x1a\x18.chatsvc.v1.Conversation\"\a\xa2\xbb\x18\x03\n" +
+	"\x01\x01\x12\\\n" +
+	"\x12DeleteConversation\x12%.chatsvc.v1.DeleteConversationRequest\x1a\x16.google.protobuf.Empty\"\a\xa2\xbb\x18\x03\n" +
+	"\x01\x01\x12^\n" +
+	"\fListMessages\x12\x1f.chatsvc.v1.ListMessagesRequest\x1a .chatsvc.v1.ListMessagesResponse\"\v\xa2\xbb\x18\x04\n" +
+	"\x02\x01\x02\x90\x02\x01\x12Z\n" +
+	"\x10ForkConversation\x12#.chatsvc.v1.ForkConversationRequest\x1a\x18.chatsvc.v1.Conversation\"\a\xa2\xbb\x18\x03\n" +
+	"\x01\x01B5Z3github.com/chatsvc/chatsvc/gen/chatsvc/v1;chatsvcv1b\x06proto3"
 
 var (
 	file_chatsvc_v1_conversation_service_proto_rawDescOnce sync.Once
@@ -627,6 +634,7 @@ func file_chatsvc_v1_conversation_service_proto_init() {
 	if File_chatsvc_v1_conversation_service_proto != nil {
 		return
 	}
+	file_chatsvc_v1_access_proto_init()
 	file_chatsvc_v1_conversation_proto_init()
 	file_chatsvc_v1_message_proto_init()
 	type x struct{}

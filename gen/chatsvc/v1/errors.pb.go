@@ -36,7 +36,7 @@ const (
 	ErrorReason_ERROR_REASON_CREDENTIAL_INVALID ErrorReason = 3
 	// UNAUTHENTICATED: the credential is past its time.
 	ErrorReason_ERROR_REASON_CREDENTIAL_EXPIRED ErrorReason = 4
-	// UNAUTHENTICATED: the credential was revoked.
+	// UNAUTHENTICATED: the credential was revoked, or its client or team is disabled.
 	ErrorReason_ERROR_REASON_CREDENTIAL_REVOKED ErrorReason = 5
 	// PERMISSION_DENIED: the caller does not have the role that the method needs.
 	ErrorReason_ERROR_REASON_ROLE_MISSING ErrorReason = 6
@@ -102,6 +102,8 @@ const (
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 36
 	// FAILED_PRECONDITION: the resource is not in a state that allows this, such as deleting a turn of a conversation.
 	ErrorReason_ERROR_REASON_INVALID_STATE ErrorReason = 37
+	// ALREADY_EXISTS: there is a resource with that name.
+	ErrorReason_ERROR_REASON_ALREADY_EXISTS ErrorReason = 38
 )
 
 // Enum value maps for ErrorReason.
@@ -145,6 +147,7 @@ var (
 		35: "ERROR_REASON_NOT_IMPLEMENTED",
 		36: "ERROR_REASON_INTERNAL",
 		37: "ERROR_REASON_INVALID_STATE",
+		38: "ERROR_REASON_ALREADY_EXISTS",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                  0,
@@ -185,6 +188,7 @@ var (
 		"ERROR_REASON_NOT_IMPLEMENTED":              35,
 		"ERROR_REASON_INTERNAL":                     36,
 		"ERROR_REASON_INVALID_STATE":                37,
+		"ERROR_REASON_ALREADY_EXISTS":               38,
 	}
 )
 
@@ -220,7 +224,7 @@ var File_chatsvc_v1_errors_proto protoreflect.FileDescriptor
 const file_chatsvc_v1_errors_proto_rawDesc = "" +
 	"\n" +
 	"\x17chatsvc/v1/errors.proto\x12\n" +
-	"chatsvc.v1*\xb4\n" +
+	"chatsvc.v1*\xd5\n" +
 	"\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
@@ -261,7 +265,8 @@ const file_chatsvc_v1_errors_proto_rawDesc = "" +
 	"\x1dERROR_REASON_TURN_INTERRUPTED\x10\"\x12 \n" +
 	"\x1cERROR_REASON_NOT_IMPLEMENTED\x10#\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10$\x12\x1e\n" +
-	"\x1aERROR_REASON_INVALID_STATE\x10%B5Z3github.com/chatsvc/chatsvc/gen/chatsvc/v1;chatsvcv1b\x06proto3"
+	"\x1aERROR_REASON_INVALID_STATE\x10%\x12\x1f\n" +
+	"\x1bERROR_REASON_ALREADY_EXISTS\x10&B5Z3github.com/chatsvc/chatsvc/gen/chatsvc/v1;chatsvcv1b\x06proto3"
 
 var (
 	file_chatsvc_v1_errors_proto_rawDescOnce sync.Once

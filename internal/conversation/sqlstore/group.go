@@ -17,6 +17,7 @@ type keys struct {
 	running []turnKey         // turns that should be running; looked up in turns where they are not
 	callers []conversation.ID // running turns whose callers are looked at
 	turns   []any             // team and id
+	tenancy tenancyKeys
 }
 
 // A group is what one transaction knows, as its ops see it one after the other, and what it is going to write.
@@ -29,6 +30,8 @@ type group struct {
 	runs   map[conversation.ID]*run
 	turns  map[turnKey]turnRow
 	begun  map[conversation.ID]bool
+	// tenancy is the control plane, where keys names something of it.
+	tenancy tenancy
 
 	rows         map[*set][]any    // to write, flat
 	changedLines []conversation.ID // the lines with something to write
@@ -126,6 +129,8 @@ func newGroup(o owner) *group {
 		turns:  make(map[turnKey]turnRow),
 		begun:  make(map[conversation.ID]bool),
 		rows:   make(map[*set][]any),
+
+		tenancy: newTenancy(),
 	}
 }
 
@@ -137,6 +142,8 @@ func (g *group) reset() {
 	clear(g.runs)
 	clear(g.turns)
 	clear(g.begun)
+	g.tenancy.reset()
+	g.keys.tenancy.reset()
 	clear(g.keys.claims)
 	clear(g.keys.freed)
 	clear(g.keys.running)

@@ -54,6 +54,7 @@ func (g *group) load(ctx context.Context, w *setWriter) error {
 		w.lockSet(lockLines, g.ids(k.lines), ignoreRow)
 		w.lockSet(lockRuns, g.ids(k.locks), ignoreRow)
 	}
+	g.lockTenancy(w) // the last, because all processes contend for it
 	w.querySet(linesByID, g.ids(k.lines), g.addLine)
 	w.querySet(runsByTurn, g.ids(k.runs), func(row row) error {
 		_, _, err := g.addRun(row)
@@ -61,6 +62,7 @@ func (g *group) load(ctx context.Context, w *setWriter) error {
 	})
 	w.querySet(callersByTurn, g.ids(k.callers), g.addCaller)
 	w.querySet(turnsByKey, k.turns, g.addTurn)
+	g.loadTenancy(w)
 	if err := w.flush(ctx); err != nil {
 		return err
 	}

@@ -7,8 +7,11 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/pgtest"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 // A file of the first version of the schema, with an answered turn, one that failed after it, one that runs on the line,
@@ -123,7 +126,12 @@ func atVersion(t *testing.T, path string, version int64, fill func(do func(text 
 	}
 	defer func() { _ = db.Close() }()
 	db.SetMaxOpenConns(1)
-	p, err := sqliteSchema.provider(db, slog.New(slog.DiscardHandler))
+	schemaAt(t, sqliteSchema, db, version, fill)
+}
+
+func schemaAt(t *testing.T, s schema, db *sql.DB, version int64, fill func(do func(text string, args ...any))) {
+	t.Helper()
+	p, err := s.provider(db, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,4 +164,60 @@ func textsBefore(t *testing.T, db *DB, c conversation.ID, before conversation.Pl
 	}
 	slices.Reverse(said)
 	return said
+}
+
+// The control plane comes to a database that has turns, goes without taking anything of them along, and keeps no program away
+// that knows nothing of it.
+func TestMigrateTenancy(t *testing.T) {
+	t.Parallel()
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		path := filepath.Join(t.TempDir(), "old.db")
+		testMigrateTenancy(t, 2, func(version int64, fill func(do func(text string, args ...any))) {
+			t.Helper()
+			atVersion(t, path, version, fill)
+		}, func() *DB { return openAt(t, path, Options{}) })
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		url := pgtest.Database(t)
+		testMigrateTenancy(t, 1, func(version int64, fill func(do func(text string, args ...any))) {
+			t.Helper()
+			db, err := sql.Open("pgx", url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = db.Close() }()
+			schemaAt(t, postgresSchema, db, version, fill)
+		}, func() *DB { return openURL(t, url, Options{}) })
+	})
+}
+
+// testMigrateTenancy goes to a version of the schema and the one after it, and again.
+func testMigrateTenancy(t *testing.T, before int64, at func(int64, func(do func(text string, args ...any))), open func() *DB) {
+	t.Helper()
+	at(before, func(do func(text string, args ...any)) {
+		t.Helper()
+		do(`INSERT INTO claims VALUES ('team', $1, $2, $3, $4)`, []byte("id"), make([]byte, 16), make([]byte, 32), time.Now().UnixNano())
+	})
+	for range 2 {
+		at(before+1, nil)
+		db := open()
+		if n := len(audit(t, db)); n != 0 {
+			t.Errorf("%d entries", n)
+		}
+		e := auditEntry("put")
+		if err := db.Put(t.Context(), &tenant.Change{Team: &tenant.Team{ID: "a"}}, &e); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.GetClaim(t.Context(), "team", "id"); err != nil {
+			t.Error(err)
+		}
+		var least int64
+		if err := db.readers.QueryRowContext(t.Context(), `SELECT min_program FROM schema`).Scan(&least); err != nil || least != before {
+			t.Errorf("programs from %d on may use it, %v", least, err)
+		}
+		closeStore(t, db)
+		at(before, nil)
+	}
 }

@@ -53,6 +53,7 @@ func readTexts() []string {
 		getConversation, listConversations, history, listMessages, conversationExists, branchHistory,
 		getTurn, getTurnContent, listTeamTurns, listConversationTurns, listRequestTurns, listConversationRequestTurns,
 		getTaken, readEvents, getClaim,
+		readChanges, readHead, newestEntries, oldestEntries, newestTeamEntries, oldestTeamEntries, entriesBetween,
 	}
 }
 

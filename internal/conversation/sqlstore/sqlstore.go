@@ -1,5 +1,5 @@
-// Package sqlstore keeps conversations, turns and their logs in an SQL database: SQLite, for one process, or PostgreSQL,
-// for several.
+// Package sqlstore keeps conversations, turns and their logs, and who may call, in an SQL database: SQLite, for one process, or
+// PostgreSQL, for several.
 //
 // Reads run on a pool of connections, each a statement or two by key. Writes go through one goroutine, the committer,
 // which does what is waiting in one transaction, because a durable commit costs about the same for one turn as for
@@ -59,7 +59,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// DB is a conversation.Store in an SQL database.
+// DB is a conversation.Store and a tenant.Store in an SQL database.
 type DB struct {
 	log       *slog.Logger
 	now       func() time.Time

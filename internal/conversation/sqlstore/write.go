@@ -102,6 +102,7 @@ func (g *group) write(ctx context.Context, w *setWriter) error {
 		deleteClaims, endRuns, deleteCallers, dismissCallers, moveMessages, insertConversations, startTurns, recordTurns, endTurns,
 		insertTurns, insertMessages, startRuns, cancelRuns, insertRuns, insertCallers, deleteEvents, insertEvents, updateSpecs,
 		insertBranches, moveHeads, deleteConversations, insertDeletions, deleteTurns, deleteMessages, deleteLogs,
+		putTeams, putClients, putKeys, insertEntries, moveAuditHead,
 	} {
 		w.doSet(s, g.rows[s])
 	}
@@ -142,4 +143,5 @@ func (g *group) collect() {
 			g.add(deleteCallers, idArg(id), idArg(g.owner.id))
 		}
 	}
+	g.collectTenancy()
 }

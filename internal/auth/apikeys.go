@@ -6,7 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 
-	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 // APIKey is an API key as the configuration knows it: by its digest, so that reading the configuration gives nobody the
@@ -14,8 +14,10 @@ import (
 type APIKey struct {
 	// SHA256 is the digest of the key, 64 hex digits.
 	SHA256 string
-	// Team and Client are who the key belongs to.
+	// Team and Client are who the key belongs to. They need not be in the directory.
 	Team, Client string
+	// Roles are what it allows; none is RoleCaller.
+	Roles tenant.Roles
 }
 
 // Digest returns the hex SHA-256 of key, as APIKey holds it.
@@ -26,9 +28,11 @@ func Digest(key string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// APIKeys authenticates by API key. It is immutable, and so safe for concurrent use.
+// APIKeys authenticates by the API keys of the configuration. It is safe for concurrent use.
 type APIKeys struct {
 	principals map[[sha256.Size]byte]Principal
+	// directory says which teams and clients are disabled; nil: none is.
+	directory *tenant.Directory
 }
 
 var _ Authenticator = (*APIKeys)(nil)
@@ -54,6 +58,7 @@ func NewAPIKeys(keys []APIKey) (*APIKeys, error) {
 			Client: k.Client,
 			// Enough to find the entry in the configuration; of the key itself it says nothing that could be used.
 			CredentialID: "sha256:" + hex.EncodeToString(digest[:6]),
+			Roles:        rolesOr(k.Roles, tenant.RoleCaller),
 		}
 	}
 	return a, nil
@@ -68,13 +73,14 @@ func NewAPIKeys(keys []APIKey) (*APIKeys, error) {
 // what is left, at a price that grows with the number of keys.
 func (a *APIKeys) Authenticate(_ context.Context, c Credential) (Principal, error) {
 	if c.Bearer == "" {
-		return Principal{}, conversation.Errorf(conversation.CredentialMissing,
-			"this call needs a credential: send the metadata `authorization: Bearer KEY`")
+		return Principal{}, errMissing
 	}
 	p, ok := a.principals[sha256.Sum256([]byte(c.Bearer))]
 	if !ok {
-		return Principal{}, conversation.Errorf(conversation.CredentialInvalid,
-			"the key is not known; ask the owner of this service for one")
+		return Principal{}, errUnknownKey
 	}
-	return p, nil
+	if a.directory == nil {
+		return p, nil
+	}
+	return admitConfigured(a.directory.Last(), p)
 }

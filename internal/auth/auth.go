@@ -4,7 +4,12 @@ package auth
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 // Principal is who a call is made by. The team owns everything that the call creates, and sees nothing else.
@@ -15,12 +20,23 @@ type Principal struct {
 	Client string
 	// CredentialID names the credential in logs and audits. It is not a secret and cannot be presented as one.
 	CredentialID string
+	// Roles are what the credential allows. With none it may call only what needs no particular role.
+	Roles tenant.Roles
+	// AllowedModels are the models that may be asked; empty is all. Nobody changes it.
+	AllowedModels []string
+	// ExpireTime is when the credential ends; zero if it does not.
+	ExpireTime time.Time
 }
 
-// Credential is what a call presented to prove who it is.
+// Credential is what a call presented to prove who it is, and where it came from.
 type Credential struct {
-	// Bearer is the token of the authorization header, as ParseBearer returns it.
+	// Bearer is the token of the authorization header, as ParseBearer returns it; empty without one.
 	Bearer string
+	// Certificate is the client's, which the TLS handshake verified; nil without one. It counts only where there is no
+	// Bearer.
+	Certificate *x509.Certificate
+	// Source is the address that the connection comes from.
+	Source netip.Addr
 }
 
 // LogValue hides the token: a credential that strays into a log line says only that it is one.
@@ -34,9 +50,15 @@ func (Credential) GoString() string { return "[redacted]" }
 
 // Authenticator finds the principal of a credential.
 type Authenticator interface {
-	// Authenticate returns the credential's principal. Its error is a *conversation.Error: CREDENTIAL_MISSING if there
-	// is nothing to check, CREDENTIAL_INVALID if the credential is not known. The message is safe to send and never
-	// holds any part of the credential, nor does it tell an unknown credential from one that nearly fits.
+	// Authenticate returns the credential's principal. Its error is a *conversation.Error with one of these reasons:
+	//
+	//   - CREDENTIAL_MISSING: there is nothing to check.
+	//   - CREDENTIAL_INVALID: it is nobody's. A credential that nearly fits gets the same error as any other.
+	//   - CREDENTIAL_EXPIRED, CREDENTIAL_REVOKED, IP_NOT_ALLOWED: it is somebody's, but does not count any more, or not from
+	//     there. Only who presented all of it learns that. The principal is returned as well, for the audit.
+	//   - STORE_UNAVAILABLE: whose it is cannot be found out at the moment.
+	//
+	// The message is safe to send, and no part of the error holds any of the credential.
 	//
 	// It is called once per RPC, concurrently, on the caller's time: it must not wait longer than ctx allows.
 	Authenticate(ctx context.Context, c Credential) (Principal, error)

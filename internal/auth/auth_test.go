@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/chatsvc/chatsvc/internal/auth"
 	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 func TestParseBearer(t *testing.T) {
@@ -89,7 +91,7 @@ func FuzzParseBearer(f *testing.F) {
 func TestAPIKeys(t *testing.T) {
 	a, err := auth.NewAPIKeys([]auth.APIKey{
 		{SHA256: auth.Digest("one"), Team: "red", Client: "web"},
-		{SHA256: strings.ToUpper(auth.Digest("two")), Team: "blue", Client: "batch"},
+		{SHA256: strings.ToUpper(auth.Digest("two")), Team: "blue", Client: "batch", Roles: tenant.RolesOf(tenant.RoleViewer)},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -99,8 +101,14 @@ func TestAPIKeys(t *testing.T) {
 		want   auth.Principal
 		reason conversation.Reason
 	}{
-		{bearer: "one", want: auth.Principal{Team: "red", Client: "web", CredentialID: "sha256:7692c3ad3540"}},
-		{bearer: "two", want: auth.Principal{Team: "blue", Client: "batch", CredentialID: "sha256:3fc4ccfe7458"}},
+		{
+			bearer: "one",
+			want:   auth.Principal{Team: "red", Client: "web", CredentialID: "sha256:7692c3ad3540", Roles: tenant.RolesOf(tenant.RoleCaller)},
+		},
+		{
+			bearer: "two",
+			want:   auth.Principal{Team: "blue", Client: "batch", CredentialID: "sha256:3fc4ccfe7458", Roles: tenant.RolesOf(tenant.RoleViewer)},
+		},
 		{bearer: "", reason: conversation.CredentialMissing},
 		{bearer: "One", reason: conversation.CredentialInvalid},
 		{bearer: "three", reason: conversation.CredentialInvalid},
@@ -109,7 +117,7 @@ func TestAPIKeys(t *testing.T) {
 	}
 	for _, tt := range tests {
 		p, err := a.Authenticate(t.Context(), auth.Credential{Bearer: tt.bearer})
-		if p != tt.want {
+		if !reflect.DeepEqual(p, tt.want) {
 			t.Errorf("%q: principal %+v, want %+v", tt.bearer, p, tt.want)
 		}
 		if tt.reason == "" && err != nil || tt.reason != "" && !errors.Is(err, &conversation.Error{Reason: tt.reason}) {
@@ -157,7 +165,7 @@ func TestContext(t *testing.T) {
 		t.Errorf("a context without a call has %+v", p)
 	}
 	want := auth.Principal{Team: "red", Client: "web", CredentialID: "id"}
-	if p, ok := auth.FromContext(auth.NewContext(t.Context(), want)); !ok || p != want {
+	if p, ok := auth.FromContext(auth.NewContext(t.Context(), want)); !ok || !reflect.DeepEqual(p, want) {
 		t.Errorf("got %+v, %t", p, ok)
 	}
 }

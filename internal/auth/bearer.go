@@ -17,8 +17,7 @@ const MaxBearer = 4096
 func ParseBearer(values []string) (string, error) {
 	switch {
 	case len(values) == 0, len(values) == 1 && values[0] == "":
-		return "", conversation.Errorf(conversation.CredentialMissing,
-			"this call needs a credential: send the metadata `authorization: Bearer KEY`")
+		return "", errMissing
 	case len(values) > 1:
 		return "", conversation.Errorf(conversation.CredentialInvalid,
 			"the call carries more than one authorization header; send one")

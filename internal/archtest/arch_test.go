@@ -53,11 +53,13 @@ var (
 
 	// testSupport is what tests of several packages use, and so cannot be in test files.
 	testSupport = []pattern{
+		"./internal/auth/authtest/...",
 		"./internal/conversation/storetest/...",
 		"./internal/netfault/...",
 		"./internal/pgtest/...",
 		"./internal/provider/providertest/...",
 		"./internal/telemetry/otlptest/...",
+		"./internal/tenant/tenanttest/...",
 	}
 
 	grpc = []pattern{
@@ -83,6 +85,16 @@ var rules = []rule{
 		example: [2]pattern{"./internal/tokens", "./internal/conversation"},
 	},
 	{
+		from: []pattern{"./internal/tenant"},
+		to:   all,
+		notTo: []pattern{
+			"std", "./internal/conversation", "github.com/google/uuid", "golang.org/x/sync/...", "golang.org/x/time/...",
+		},
+		why: "tenant is the rules of who may call, and the contract of what keeps them: of ours it knows the vocabulary of errors and " +
+			"ids, and neither the credentials nor the storage",
+		example: [2]pattern{"./internal/tenant", "./internal/auth"},
+	},
+	{
 		from: all,
 		notFrom: []pattern{
 			"./gen/...", "./internal/service/...", "./internal/interceptor/...", "./cmd/...", "./chatclient/...", "./bench/...",
@@ -97,6 +109,14 @@ var rules = []rule{
 		to:      []pattern{"github.com/sashabaranov/go-openai/..."},
 		why:     "only provider/openai knows go-openai, so that its traps have one way round (bench measures it bare, as the floor)",
 		example: [2]pattern{"./internal/provider/openaisim", "github.com/sashabaranov/go-openai"},
+	},
+	{
+		from: all, notFrom: []pattern{"./internal/auth/..."},
+		to: []pattern{
+			"github.com/coreos/go-oidc/...", "github.com/go-jose/go-jose/...", "github.com/golang-jwt/jwt/...", "golang.org/x/oauth2/...",
+		},
+		why:     "only auth reads tokens, so that what makes one good is decided in one place; everyone else is given a Principal",
+		example: [2]pattern{"./internal/interceptor", "github.com/coreos/go-oidc/v3/oidc"},
 	},
 	{
 		from: all, notFrom: []pattern{"./internal/conversation/sqlstore/...", "./bench/..."},
@@ -206,7 +226,15 @@ func TestRulesAllow(t *testing.T) {
 		{"./internal/conversation", "time"},
 		{"./internal/conversation/sqlstore", "./internal/conversation"},
 		{"./internal/conversation/sqlstore/postgres", "github.com/jackc/pgx/v5/pgxpool"},
+		{"./internal/conversation/sqlstore", "./internal/tenant"},
 		{"./internal/conversation/storetest", "testing"},
+		{"./internal/tenant", "./internal/conversation"},
+		{"./internal/tenant", "golang.org/x/sync/singleflight"},
+		{"./internal/tenant/tenanttest", "./internal/tenant"},
+		{"./internal/auth", "./internal/tenant"},
+		{"./internal/auth", "github.com/go-jose/go-jose/v4/jwt"},
+		{"./internal/auth/authtest", "github.com/golang-jwt/jwt/v5"},
+		{"./internal/interceptor", "./internal/auth"},
 		{"./internal/tokens", "github.com/tiktoken-go/tokenizer/codec"},
 		{"./internal/turn", "./internal/provider"},
 		{"./internal/provider/openai", "github.com/sashabaranov/go-openai"},

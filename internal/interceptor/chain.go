@@ -1,5 +1,6 @@
 // Package interceptor is what every RPC passes before its handler: it is logged, its panics are caught, its caller is
-// found, and its request is checked. It also sets the limits of the server and its tracing.
+// found and must have a role that allows the method, and its request is checked. It also sets the limits of the server and
+// its tracing.
 package interceptor
 
 import (
@@ -11,12 +12,12 @@ import (
 	"buf.build/go/protovalidate"
 	middleware "github.com/grpc-ecosystem/go-grpc-middleware/v2"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
-	grpcauth "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/auth"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
 	"google.golang.org/grpc"
 
 	"github.com/chatsvc/chatsvc/internal/auth"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 // link is one interceptor in both of its forms, so that no RPC can pass a check that its streaming twin has.
@@ -31,8 +32,10 @@ type link struct {
 //  1. log sees the outcome of all the others, and makes the one status that the caller gets. It is the only one that a
 //     panic's outcome cannot pass by.
 //  2. recover turns a panic of anything below it, not only of the handler, into an error.
-//  3. auth comes before anything that looks at the message, so that a stranger learns nothing about what is valid.
-//  4. validate hands the handler only messages that keep the rules of the proto.
+//  3. denials tells the audit of who was refused, by auth or by the handler, which knows whose the names in a message are.
+//  4. auth finds the caller, and looks whether its roles allow the method. It comes before anything that looks at the
+//     message, so that a stranger learns nothing about what is valid.
+//  5. validate hands the handler only messages that keep the rules of the proto.
 func newChain(opts *Options) ([]link, error) {
 	// Lazy, as is the default: with WithDisableLazy the validator would know no message but those listed, and let the
 	// others pass unchecked or fail.
@@ -40,9 +43,14 @@ func newChain(opts *Options) ([]link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("setting up the validation of requests: %w", err)
 	}
+	methods, err := ownMethods()
+	if err != nil {
+		return nil, err
+	}
 	log := around(callLog{logger: opts.Logger, toStatus: opts.ToStatus}.handle)
 	caught := recovery.WithRecoveryHandlerContext(recovered)
-	who := authenticate(opts.Authenticator)
+	denied := around(denials{tell: opts.Denied}.handle)
+	who := around(authentication{authenticator: opts.Authenticator, methods: methods}.handle)
 	check := validate{validator: validator, toStatus: opts.ToStatus}
 	return []link{
 		{
@@ -55,10 +63,15 @@ func newChain(opts *Options) ([]link, error) {
 			unary:  recovery.UnaryServerInterceptor(caught),
 			stream: recovery.StreamServerInterceptor(caught),
 		},
+		{
+			name:   "denials",
+			unary:  denied.unary,
+			stream: denied.stream,
+		},
 		only(needsCredential(opts.OpenReflection), link{
 			name:   "auth",
-			unary:  grpcauth.UnaryServerInterceptor(who),
-			stream: grpcauth.StreamServerInterceptor(who),
+			unary:  who.unary,
+			stream: who.stream,
 		}),
 		// Reflection and health have messages without rules; they are none of our business.
 		only(ours, link{
@@ -82,21 +95,25 @@ func only(applies func(service string) bool, l link) link {
 // ours reports whether a service is chatsvc's own.
 func ours(service string) bool { return strings.HasPrefix(service, "chatsvc.") }
 
+// serviceOf returns the service of a method as gRPC has it: /chatsvc.v1.ChatService/CreateTurn.
+func serviceOf(fullMethod string) string {
+	service, _, _ := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
+	return service
+}
+
 // healthService is open to everyone: those who ask are load balancers, and the answer says nothing about any team.
 const healthService = "grpc.health.v1.Health"
+
+// isReflection reports whether a service is one of the two forms in which tools ask for the schema.
+func isReflection(service string) bool {
+	return service == "grpc.reflection.v1.ServerReflection" || service == "grpc.reflection.v1alpha.ServerReflection"
+}
 
 // needsCredential reports which services need a credential: all that are not named here, so that a service which is
 // registered one day is closed until someone decides otherwise.
 func needsCredential(openReflection bool) func(service string) bool {
 	return func(service string) bool {
-		switch {
-		case service == healthService:
-			return false
-		case strings.HasPrefix(service, "grpc.reflection."):
-			return !openReflection
-		default:
-			return true
-		}
+		return service != healthService && (!openReflection || !isReflection(service))
 	}
 }
 
@@ -126,6 +143,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Authenticator knows the callers.
 	Authenticator auth.Authenticator
+	// Denied, if set, is told of each call that was refused for who made it, once and before the caller hears of it. Its
+	// context does not end with the call: how long the caller waits is for Denied to bound. It is called concurrently.
+	Denied func(context.Context, tenant.Entry)
 	// ToStatus turns the errors of handlers, and those of this package, which are *conversation.Error, into the status
 	// errors that callers see. It is called once per failed RPC, and not for an error that is a status already.
 	ToStatus func(error) error

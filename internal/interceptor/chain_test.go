@@ -5,24 +5,20 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/reflection"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -31,170 +27,8 @@ import (
 	"github.com/chatsvc/chatsvc/internal/auth"
 	"github.com/chatsvc/chatsvc/internal/conversation"
 	"github.com/chatsvc/chatsvc/internal/telemetry"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
-
-// toStatus stands in for the mapping of internal/service.
-func toStatus(err error) error {
-	domain := &conversation.Error{Reason: conversation.Internal, Message: "a fault in chatsvc"}
-	errors.As(err, &domain)
-	code, ok := map[conversation.Reason]codes.Code{
-		conversation.InvalidRequest:      codes.InvalidArgument,
-		conversation.CredentialMissing:   codes.Unauthenticated,
-		conversation.CredentialInvalid:   codes.Unauthenticated,
-		conversation.NotFound:            codes.NotFound,
-		conversation.UpstreamUnavailable: codes.Unavailable,
-	}[domain.Reason]
-	if !ok {
-		code = codes.Internal
-	}
-	info := &errdetails.ErrorInfo{Reason: string(domain.Reason), Domain: "chatsvc"}
-	if domain.Turn != (conversation.ID{}) {
-		info.Metadata = map[string]string{"turn": "turns/from-the-error"}
-	}
-	st, err := status.New(code, domain.Message).WithDetails(info)
-	if err != nil {
-		return err
-	}
-	return st.Err()
-}
-
-// chat is a ChatService whose methods do what the test says.
-type chat struct {
-	chatsvcv1.UnimplementedChatServiceServer
-	handler func(ctx context.Context) error
-}
-
-func (c *chat) CreateTurn(ctx context.Context, _ *chatsvcv1.CreateTurnRequest) (*chatsvcv1.Turn, error) {
-	if err := c.handler(ctx); err != nil {
-		return nil, err
-	}
-	return &chatsvcv1.Turn{}, nil
-}
-
-func (c *chat) StreamTurn(_ *chatsvcv1.CreateTurnRequest, stream grpc.ServerStreamingServer[chatsvcv1.TurnEvent]) error {
-	if err := c.handler(stream.Context()); err != nil {
-		return err
-	}
-	return stream.Send(&chatsvcv1.TurnEvent{})
-}
-
-// lines is a log that can be read while it is written.
-type lines struct {
-	mu  sync.Mutex
-	buf strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-// take returns the lines so far, parsed, and forgets them.
-func (l *lines) take(t *testing.T) []map[string]any {
-	t.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var parsed []map[string]any
-	for line := range strings.Lines(l.buf.String()) {
-		var m map[string]any
-		if err := json.Unmarshal([]byte(line), &m); err != nil {
-			t.Fatal(err)
-		}
-		parsed = append(parsed, m)
-	}
-	l.buf.Reset()
-	return parsed
-}
-
-// fixture is a real server on loopback and a client of it.
-type fixture struct {
-	server *grpc.Server
-	addr   string
-	conn   *grpc.ClientConn
-	chat   *chat
-	log    *lines
-}
-
-func start(t *testing.T, change func(*Options)) *fixture {
-	t.Helper()
-	keys, err := auth.NewAPIKeys([]auth.APIKey{{SHA256: auth.Digest("sk-red"), Team: "red", Client: "web"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fixture{chat: &chat{handler: func(context.Context) error { return nil }}, log: &lines{}}
-	opts := Options{
-		Logger:        telemetry.NewLogger(f.log, slog.LevelDebug, false),
-		Authenticator: keys,
-		ToStatus:      toStatus,
-	}
-	if change != nil {
-		change(&opts)
-	}
-	serverOptions, err := ServerOptions(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.server = grpc.NewServer(serverOptions...)
-	chatsvcv1.RegisterChatServiceServer(f.server, f.chat)
-	healthpb.RegisterHealthServer(f.server, health.NewServer())
-	reflection.RegisterV1(f.server)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.addr = listener.Addr().String()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := f.server.Serve(listener); err != nil {
-			t.Errorf("serving: %v", err)
-		}
-	})
-	f.conn, err = grpc.NewClient(f.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := f.conn.Close(); err != nil {
-			t.Error(err)
-		}
-		f.server.Stop()
-		wg.Wait()
-	})
-	return f
-}
-
-// twins are the two kinds of RPC with the same request.
-type twin struct {
-	method string
-	call   func(ctx context.Context, conn *grpc.ClientConn, req *chatsvcv1.CreateTurnRequest) error
-}
-
-func twins() []twin {
-	return []twin{
-		{method: chatsvcv1.ChatService_CreateTurn_FullMethodName, call: func(ctx context.Context, conn *grpc.ClientConn, req *chatsvcv1.CreateTurnRequest) error {
-			_, err := chatsvcv1.NewChatServiceClient(conn).CreateTurn(ctx, req)
-			return err
-		}},
-		{method: chatsvcv1.ChatService_StreamTurn_FullMethodName, call: func(ctx context.Context, conn *grpc.ClientConn, req *chatsvcv1.CreateTurnRequest) error {
-			stream, err := chatsvcv1.NewChatServiceClient(conn).StreamTurn(ctx, req)
-			if err != nil {
-				return err
-			}
-			for {
-				if _, err := stream.Recv(); errors.Is(err, io.EOF) {
-					return nil
-				} else if err != nil {
-					return err
-				}
-			}
-		}},
-	}
-}
-
-func reasonOf(err error) string {
-	return errorInfo(err).GetReason()
-}
 
 func TestOrder(t *testing.T) {
 	chain, err := newChain(&Options{})
@@ -208,7 +42,7 @@ func TestOrder(t *testing.T) {
 			t.Errorf("%s lacks a twin", l.name)
 		}
 	}
-	if want := []string{"log", "recover", "auth", "validate"}; !slices.Equal(names, want) {
+	if want := []string{"log", "recover", "denials", "auth", "validate"}; !slices.Equal(names, want) {
 		t.Errorf("order %v, want %v", names, want)
 	}
 }
@@ -226,38 +60,81 @@ func TestChain(t *testing.T) {
 		reason        string
 		called        bool
 		line          map[string]any // what the log line has beside what every line has
+		denial        string         // the reason in the audit
 		stack         bool
 	}{
 		{
 			name: "success", authorization: []string{"Bearer sk-red"}, req: good, called: true,
-			line: map[string]any{"level": "INFO", "team": "red", "client": "web"},
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1"},
 		},
 		{
 			name: "the handler names the turn", authorization: []string{"Bearer sk-red"}, req: good, called: true,
 			handler: func(ctx context.Context) error { FieldsFrom(ctx).SetTurn("turns/1"); return nil },
-			line:    map[string]any{"level": "INFO", "team": "red", "client": "web", "turn": "turns/1"},
+			line:    map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1", "turn": "turns/1"},
 		},
 		{
 			name: "no credential and a bad request", req: bad, code: codes.Unauthenticated, reason: "CREDENTIAL_MISSING",
-			line: map[string]any{"level": "INFO"},
+			line: map[string]any{"level": "INFO"}, denial: "CREDENTIAL_MISSING",
 		},
 		{
 			name: "unknown key", authorization: []string{"Bearer sk-blue"}, req: good, code: codes.Unauthenticated, reason: "CREDENTIAL_INVALID",
-			line: map[string]any{"level": "INFO"},
+			line: map[string]any{"level": "INFO"}, denial: "CREDENTIAL_INVALID",
 		},
 		{
 			name: "two headers", authorization: []string{"Bearer sk-red", "Bearer sk-red"}, req: good, code: codes.Unauthenticated, reason: "CREDENTIAL_INVALID",
-			line: map[string]any{"level": "INFO"},
+			line: map[string]any{"level": "INFO"}, denial: "CREDENTIAL_INVALID",
+		},
+		{
+			name: "expired key", authorization: []string{"Bearer sk-expired"}, req: good, code: codes.Unauthenticated, reason: "CREDENTIAL_EXPIRED",
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1"}, denial: "CREDENTIAL_EXPIRED",
+		},
+		{
+			name: "revoked key", authorization: []string{"Bearer sk-revoked"}, req: good, code: codes.Unauthenticated, reason: "CREDENTIAL_REVOKED",
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1"}, denial: "CREDENTIAL_REVOKED",
+		},
+		{
+			name: "elsewhere key", authorization: []string{"Bearer sk-elsewhere"}, req: good, code: codes.PermissionDenied, reason: "IP_NOT_ALLOWED",
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1"}, denial: "IP_NOT_ALLOWED",
+		},
+		{
+			name: "all roles but the right one, and a bad request", authorization: []string{"Bearer sk-admin"}, req: bad,
+			code: codes.PermissionDenied, reason: "ROLE_MISSING", denial: "ROLE_MISSING",
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:2"},
+		},
+		{
+			name: "no role", authorization: []string{"Bearer sk-nothing"}, req: good,
+			code: codes.PermissionDenied, reason: "ROLE_MISSING", denial: "ROLE_MISSING",
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:3"},
+		},
+		{
+			name: "it cannot be found out whose key it is", authorization: []string{"Bearer sk-unknowable"}, req: good,
+			code: codes.Unavailable, reason: "STORE_UNAVAILABLE", line: map[string]any{"level": "WARN"},
+		},
+		{
+			name: "a model that is not allowed", authorization: []string{"Bearer sk-red"}, req: good, called: true,
+			handler: func(context.Context) error {
+				return fmt.Errorf("start a turn: %w", conversation.Errorf(conversation.ModelNotAllowed, "the key does not allow this model"))
+			},
+			code: codes.PermissionDenied, reason: "MODEL_NOT_ALLOWED", denial: "MODEL_NOT_ALLOWED",
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1"},
+		},
+		{
+			name: "a name of another team", authorization: []string{"Bearer sk-red"}, req: good, called: true,
+			handler: func(context.Context) error {
+				return &conversation.Error{Reason: conversation.NotFound, Message: "no such resource", Cause: auth.ErrOtherTeam}
+			},
+			code: codes.NotFound, reason: "NOT_FOUND", denial: "OTHER_TEAM",
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1", "error": auth.ErrOtherTeam.Error()},
 		},
 		{
 			name: "bad request", authorization: []string{"Bearer sk-red"}, req: bad, code: codes.InvalidArgument, reason: "INVALID_REQUEST",
-			line: map[string]any{"level": "INFO", "team": "red", "client": "web"},
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1"},
 		},
 		{
 			name: "domain error", authorization: []string{"Bearer sk-red"}, req: good, called: true,
 			handler: func(context.Context) error { return conversation.ErrNotFound },
 			code:    codes.NotFound, reason: "NOT_FOUND",
-			line: map[string]any{"level": "INFO", "team": "red", "client": "web"},
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1"},
 		},
 		{
 			name: "domain error with a cause and a turn", authorization: []string{"Bearer sk-red"}, req: good, called: true,
@@ -267,26 +144,26 @@ func TestChain(t *testing.T) {
 				}
 			},
 			code: codes.Unavailable, reason: "UPSTREAM_UNAVAILABLE",
-			line: map[string]any{"level": "WARN", "team": "red", "client": "web", "error": "502", "turn": "turns/from-the-error"},
+			line: map[string]any{"level": "WARN", "team": "red", "client": "web", "credential": "key:1", "error": "502", "turn": "turns/from-the-error"},
 		},
 		{
 			name: "any other error", authorization: []string{"Bearer sk-red"}, req: good, called: true,
 			handler: func(context.Context) error { return errors.New("disk on fire") },
 			code:    codes.Internal, reason: "INTERNAL",
-			line: map[string]any{"level": "ERROR", "team": "red", "client": "web", "error": "disk on fire"},
+			line: map[string]any{"level": "ERROR", "team": "red", "client": "web", "credential": "key:1", "error": "disk on fire"},
 		},
 		{
 			name: "a status of the handler's own", authorization: []string{"Bearer sk-red"}, req: good, called: true,
 			handler: func(context.Context) error { return status.Error(codes.OutOfRange, "beyond") },
 			code:    codes.OutOfRange,
-			line:    map[string]any{"level": "INFO", "team": "red", "client": "web"},
+			line:    map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1"},
 		},
 		{
 			name: "panic", authorization: []string{"Bearer sk-red"}, req: good, called: true,
 			handler: func(context.Context) error { panic("at the disco" + strings.Repeat(" again", 1000)) },
 			code:    codes.Internal, reason: "INTERNAL", stack: true,
 			line: map[string]any{
-				"level": "ERROR", "team": "red", "client": "web",
+				"level": "ERROR", "team": "red", "client": "web", "credential": "key:1",
 				"error": "panic: " + ("at the disco" + strings.Repeat(" again", 1000))[:maxPanicText] + "…",
 			},
 		},
@@ -344,6 +221,13 @@ func TestChain(t *testing.T) {
 					if got, want := asJSON(t, line), asJSON(t, want); got != want {
 						t.Errorf("logged %s\nwant   %s", got, want)
 					}
+					var denials []tenant.Entry
+					if tt.denial != "" {
+						denials = []tenant.Entry{denial(tw.method, tt.denial, want["credential"])}
+					}
+					if got, want := asJSON(t, f.denied.take(t)), asJSON(t, denials); got != want {
+						t.Errorf("audited %s\nwant    %s", got, want)
+					}
 					if text := asJSON(t, logged); strings.Contains(text, "secret") || strings.Contains(text, "sk-") {
 						t.Errorf("the log tells too much: %s", text)
 					}
@@ -353,7 +237,18 @@ func TestChain(t *testing.T) {
 	}
 }
 
-func asJSON(t *testing.T, v any) string {
+// denial returns the entry that the audit must have of a call over loopback. credential is nil where the caller is unknown.
+func denial(method, reason string, credential any) tenant.Entry {
+	e := tenant.Entry{
+		Action: strings.TrimPrefix(method, "/"), Outcome: tenant.Denied, Reason: reason, Source: "127.0.0.1", Count: 1,
+	}
+	if id, ok := credential.(string); ok {
+		e.Team, e.Actor = "red", tenant.Actor{Team: "red", Client: "web", Credential: id}
+	}
+	return e
+}
+
+func asJSON(t testing.TB, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {

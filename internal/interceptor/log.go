@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -82,7 +81,7 @@ func (l callLog) handle(ctx context.Context, method string, next func(context.Co
 		return err
 	}
 	turn, principal := fields.get()
-	attrs := make([]slog.Attr, 0, 10)
+	attrs := make([]slog.Attr, 0, 11)
 	attrs = append(attrs,
 		slog.String("method", method),
 		slog.String("code", status.Code(err).String()),
@@ -91,8 +90,9 @@ func (l callLog) handle(ctx context.Context, method string, next func(context.Co
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
 		attrs = append(attrs, slog.String("peer", p.Addr.String()))
 	}
-	if principal != (auth.Principal{}) {
-		attrs = append(attrs, slog.String("team", principal.Team), slog.String("client", principal.Client))
+	if principal.Team != "" {
+		attrs = append(attrs, slog.String("team", principal.Team), slog.String("client", principal.Client),
+			slog.String("credential", principal.CredentialID))
 	}
 	if info := errorInfo(err); info != nil {
 		attrs = append(attrs, slog.String("reason", info.GetReason()))
@@ -119,8 +119,7 @@ func (l callLog) status(err error) error {
 }
 
 // levelOf says how much a call's outcome matters to those who run the service. What callers do wrong is no concern of
-// theirs; probes of health come every second and say nothing, nor does
-// reflection, which comes with every call of grpcurl.
+// theirs; probes of health come every second and say nothing, nor does reflection, which comes with every call of grpcurl.
 func levelOf(method string, code codes.Code) slog.Level {
 	switch code {
 	case codes.Unknown, codes.Internal, codes.DataLoss:
@@ -128,7 +127,7 @@ func levelOf(method string, code codes.Code) slog.Level {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted:
 		return slog.LevelWarn
 	case codes.OK, codes.Canceled:
-		if strings.HasPrefix(method, "/"+healthService+"/") || strings.HasPrefix(method, "/grpc.reflection.") {
+		if service := serviceOf(method); service == healthService || isReflection(service) {
 			return slog.LevelDebug
 		}
 		return slog.LevelInfo

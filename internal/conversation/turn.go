@@ -112,6 +112,8 @@ type Overrides struct {
 	Config       Config     `json:"config,omitzero"`
 	Tools        []Tool     `json:"tools,omitempty"`
 	ToolChoice   ToolChoice `json:"tool_choice,omitzero"`
+	// AllowedModels are those that the credential of the request may ask; empty is all.
+	AllowedModels []string `json:"allowed_models,omitempty"`
 }
 
 // Result is what is known of a turn besides its content; it is final when the turn has ended.

@@ -125,6 +125,7 @@ func (e *Engine) record(ctx context.Context, r *Request, d *draft, began time.Ti
 func overrides(r *Request) conversation.Overrides {
 	return conversation.Overrides{
 		Instructions: r.Instructions, Model: r.Model, Config: r.Config, Tools: r.Tools, ToolChoice: r.ToolChoice,
+		AllowedModels: r.AllowedModels,
 	}
 }
 

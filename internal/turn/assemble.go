@@ -50,6 +50,9 @@ func (e *Engine) assemble(ctx context.Context, r *Request) (d *draft, err error)
 	if d.request, err = e.effective(r, &d.conversation.Spec); err != nil {
 		return nil, err
 	}
+	if err := mayAsk(r, d.request.Model); err != nil {
+		return nil, err
+	}
 	if d.waits {
 		anyModel := newSizer(e.o.Tokens, "")
 		for i := range r.Input {
@@ -69,7 +72,7 @@ func (e *Engine) place(ctx context.Context, r *Request, d *draft) error {
 		base, err := e.o.Store.GetTurn(ctx, r.Team, r.BaseTurn, false)
 		switch {
 		case errors.Is(err, conversation.ErrNotFound), err == nil && base.Conversation != r.Conversation:
-			return &conversation.Error{Reason: conversation.NotFound, Turn: r.BaseTurn, Message: "base_turn is no turn of the conversation"}
+			return &conversation.Error{Reason: conversation.NotFound, Message: "base_turn is no turn of the conversation"}
 		case err != nil:
 			return err
 		case !base.State.Ended():
@@ -142,6 +145,15 @@ func (e *Engine) effective(r *Request, s *conversation.Spec) (*provider.Request,
 		}
 	}
 	return q, nil
+}
+
+// mayAsk refuses a model that the request's credential may not ask. It is looked at where the model of a turn is decided, and
+// not where a turn is put together again with the one that was recorded: the conversation can have another one by then.
+func mayAsk(r *Request, model string) error {
+	if len(r.AllowedModels) == 0 || slices.Contains(r.AllowedModels, model) {
+		return nil
+	}
+	return conversation.Errorf(conversation.ModelNotAllowed, "the credential may not be used to ask the model %.128s", model)
 }
 
 // reserve is how many tokens of the context are kept free for the answer.

@@ -3,6 +3,7 @@ package turn
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
@@ -17,8 +18,9 @@ type claim struct {
 	decided chan struct{} // closed when the rest is known
 
 	conversation.Claim
-	run *run  // of the turn, if that call has admitted it
-	err error // of that call
+	run    *run     // of the turn, if that call has admitted it
+	models []string // that the credential of that call may ask
+	err    error    // of that call
 }
 
 // claimTries bounds how often the turn that a request id leads to may turn out to have freed the id meanwhile.
@@ -39,8 +41,9 @@ func (e *Engine) startOrAttach(ctx context.Context, r *Request) (*Reader, error)
 		switch {
 		case first && c.err != nil:
 			return nil, c.err
-		case c.err != nil && (c.Fingerprint != r.Fingerprint || isAny(c.err, context.Canceled, context.DeadlineExceeded)):
-			continue // that was the other call's misfortune
+		case c.err != nil && (c.Fingerprint != r.Fingerprint || isAny(c.err, context.Canceled, context.DeadlineExceeded) ||
+			!slices.Equal(c.models, r.AllowedModels)):
+			continue // that was the other call's misfortune, or can be its credential's
 		case c.err != nil:
 			return nil, c.err
 		case c.Fingerprint != r.Fingerprint:
@@ -51,6 +54,9 @@ func (e *Engine) startOrAttach(ctx context.Context, r *Request) (*Reader, error)
 		case first && c.run != nil:
 			return c.run.reader(0, true), nil
 		}
+		if err := e.mayAttach(ctx, r, c.Turn); err != nil {
+			return nil, about(err, c.Turn)
+		}
 		reader, err := e.attach(ctx, r.Team, c.Turn)
 		if err != nil {
 			return nil, about(err, c.Turn)
@@ -60,6 +66,27 @@ func (e *Engine) startOrAttach(ctx context.Context, r *Request) (*Reader, error)
 		}
 	}
 	return nil, conversation.Errorf(conversation.StoreUnavailable, "the turns with this request id fail as soon as they begin; try again")
+}
+
+// mayAttach refuses a turn whose model the request's credential may not ask: what a credential may not begin is not its to
+// follow by guessing the id of another's request. What counts is the model that the turn has asked, so a credential gets the
+// answer that it had also when the conversation has another model by now.
+func (e *Engine) mayAttach(ctx context.Context, r *Request, id conversation.ID) error {
+	if len(r.AllowedModels) == 0 {
+		return nil
+	}
+	t, err := e.o.Store.GetTurn(ctx, r.Team, id, false)
+	switch {
+	case errors.Is(err, conversation.ErrNotFound), err == nil && t.State == conversation.Failed:
+		return nil // there is nothing to attach to
+	case err != nil:
+		return err
+	}
+	model := t.Result.Model // of a turn that has ended, in the provider's words
+	if n := len(t.Result.Attempts); n > 0 {
+		model = t.Result.Attempts[n-1].Model
+	}
+	return mayAsk(r, model)
 }
 
 // about names the turn in the error of a call that was to attach to it.
@@ -90,7 +117,7 @@ func (e *Engine) claim(key claimKey) (c *claim, first bool) {
 
 // decide admits a turn, or finds out that the request id is that of another.
 func (e *Engine) decide(ctx context.Context, r *Request, c *claim) {
-	c.Fingerprint = r.Fingerprint
+	c.Fingerprint, c.models = r.Fingerprint, r.AllowedModels
 	c.err = conversation.Errorf(conversation.Internal, "a fault in chatsvc ended the call") // after a panic
 	var run *run
 	defer func() {

@@ -61,8 +61,11 @@ type Request struct {
 	Config       conversation.Config
 	Tools        []conversation.Tool
 	ToolChoice   conversation.ToolChoice
-	Labels       map[string]string
-	OnDisconnect conversation.OnDisconnect
+	// AllowedModels are those that the caller's credential may ask; empty is all. A turn that waits, or that another server
+	// goes on with, keeps them. They are no part of what a Fingerprint is of.
+	AllowedModels []string
+	Labels        map[string]string
+	OnDisconnect  conversation.OnDisconnect
 	// RequestID makes the request repeatable: while a turn of the team has it, a repeat is that turn. Empty: not repeatable.
 	RequestID string
 	// Fingerprint is that of the request's content; a repeat with another one is refused. Of no meaning without RequestID.

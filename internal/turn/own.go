@@ -108,6 +108,7 @@ func (e *Engine) take(t *conversation.Taken) {
 	r.ask = &Request{
 		Team: turn.Team, Client: turn.Client, Conversation: turn.Conversation, Input: input,
 		Instructions: o.Instructions, Model: o.Model, Config: o.Config, Tools: o.Tools, ToolChoice: o.ToolChoice,
+		AllowedModels: o.AllowedModels,
 	}
 	anyModel := newSizer(e.o.Tokens, "")
 	for i := range input {

@@ -86,6 +86,9 @@ func (r *run) tryBegin(c *conversation.Conversation) (*conversation.Turn, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := mayAsk(r.ask, q.Model); err != nil {
+		return nil, err
+	}
 	t := *r.turn
 	t.State, t.Parent, t.Input = conversation.Running, c.HeadTurn, r.ask.Input
 	t.Result.Model, t.Result.Config = q.Model, q.Config

@@ -4,9 +4,10 @@ import (
 	"context"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
+	"github.com/chatsvc/chatsvc/internal/interceptor"
 )
 
-// callerService says of every method that it is not implemented, with the reason that the generated
+// callerService says of all methods but GetCaller that they are not implemented, with the reason that the generated
 // UnimplementedCallerServiceServer leaves out.
 type callerService struct {
 	chatsvcv1.UnsafeCallerServiceServer
@@ -14,8 +15,15 @@ type callerService struct {
 
 var _ chatsvcv1.CallerServiceServer = callerService{}
 
-func (callerService) GetCaller(context.Context, *chatsvcv1.GetCallerRequest) (*chatsvcv1.Caller, error) {
-	return nil, notImplemented("GetCaller")
+func (callerService) GetCaller(ctx context.Context, _ *chatsvcv1.GetCallerRequest) (*chatsvcv1.Caller, error) {
+	p, err := principal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &chatsvcv1.Caller{
+		Team: formatTeam(p.Team), Client: formatClient(p.Team, p.Client), Roles: rolesToProto(p.Roles), ExpireTime: timeToProto(p.ExpireTime),
+		AllowedModels: p.AllowedModels, Credential: p.CredentialID, Methods: interceptor.Methods(p.Roles),
+	}, nil
 }
 
 func (callerService) ListEffectiveLimits(context.Context, *chatsvcv1.ListEffectiveLimitsRequest) (*chatsvcv1.ListEffectiveLimitsResponse, error) {

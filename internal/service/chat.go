@@ -71,7 +71,8 @@ func (s *chatService) run(ctx context.Context, in *chatsvcv1.CreateTurnRequest, 
 	}
 	deadline, wait, cancel := turnDeadline(ctx, arrived, request.OnDisconnect)
 	defer cancel()
-	request.Team, request.Client, request.Arrived, request.Deadline = p.Team, p.Client, arrived, deadline
+	request.Team, request.Client, request.AllowedModels = p.Team, p.Client, p.AllowedModels
+	request.Arrived, request.Deadline = arrived, deadline
 
 	r, err := s.engine.Start(wait, request)
 	if err != nil {
@@ -215,7 +216,7 @@ func (s *chatService) ListTurns(ctx context.Context, in *chatsvcv1.ListTurnsRequ
 	if err != nil {
 		return nil, err
 	}
-	page, last, err := fillPage(before, pageSize(in.GetPageSize()),
+	page, last, err := fillPage(before, pageSize(in.GetPageSize()), maxRead,
 		func(before conversation.ID, limit int) ([]*conversation.Turn, error) {
 			return s.store.ListTurns(ctx, p.Team, filter, before, limit)
 		},

@@ -67,11 +67,13 @@ func TestCreateTurn(t *testing.T) {
 				return log, nil
 			}}, nil)
 			var header metadata.MD
-			got, err := c.CreateTurn(as(t, "red"), &chatsvcv1.CreateTurnRequest{Text: "q"}, grpc.Header(&header))
+			ctx := metadata.AppendToOutgoingContext(as(t, "red"), "model", "m", "model", "n")
+			got, err := c.CreateTurn(ctx, &chatsvcv1.CreateTurnRequest{Text: "q"}, grpc.Header(&header))
 			if names := header.Get(TurnHeader); len(names) != 1 || names[0] != someTurn {
 				t.Errorf("header %v", header)
 			}
-			if asked.Team != "red" || asked.Client != "checkout" || asked.Arrived.IsZero() || !asked.Deadline.IsZero() {
+			if asked.Team != "red" || asked.Client != "checkout" || asked.Arrived.IsZero() || !asked.Deadline.IsZero() ||
+				!slices.Equal(asked.AllowedModels, []string{"m", "n"}) {
 				t.Errorf("the engine is asked for %+v", asked)
 			}
 			if end.code != codes.OK {

@@ -114,7 +114,7 @@ func (s *conversationService) ListConversations(ctx context.Context, in *chatsvc
 	if err != nil {
 		return nil, err
 	}
-	page, last, err := fillPage(before, pageSize(in.GetPageSize()),
+	page, last, err := fillPage(before, pageSize(in.GetPageSize()), maxRead,
 		func(before conversation.ID, limit int) ([]*conversation.Conversation, error) {
 			return s.store.ListConversations(ctx, p.Team, before, limit)
 		},

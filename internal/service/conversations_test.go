@@ -575,7 +575,6 @@ func TestMethodsOfLaterReleases(t *testing.T) {
 	ctx := as(t, "red")
 	for name, call := range map[string]func() error{
 		"EstimateTurn": func() error { _, err := c.EstimateTurn(ctx, &chatsvcv1.EstimateTurnRequest{}); return err },
-		"GetCaller":    func() error { _, err := c.GetCaller(ctx, &chatsvcv1.GetCallerRequest{}); return err },
 		"ListEffectiveLimits": func() error {
 			_, err := c.ListEffectiveLimits(ctx, &chatsvcv1.ListEffectiveLimitsRequest{})
 			return err
@@ -645,6 +644,7 @@ func TestNoPrincipal(t *testing.T) {
 			_, err := c.ListMessages(ctx, &chatsvcv1.ListMessagesRequest{Parent: someConversation})
 			return err
 		},
+		"GetCaller": func() error { _, err := c.GetCaller(ctx, &chatsvcv1.GetCallerRequest{}); return err },
 	} {
 		t.Run(name, func(t *testing.T) { wantStatus(t, call(), codes.Unauthenticated, conversation.CredentialMissing) })
 	}

@@ -25,13 +25,14 @@ func codeOf(reason conversation.Reason) (code codes.Code, ok bool) {
 	switch reason {
 	case conversation.InvalidRequest, conversation.UpstreamRejected:
 		return codes.InvalidArgument, true
-	case conversation.CredentialMissing, conversation.CredentialInvalid, "CREDENTIAL_EXPIRED", "CREDENTIAL_REVOKED":
+	case conversation.CredentialMissing, conversation.CredentialInvalid,
+		conversation.CredentialExpired, conversation.CredentialRevoked:
 		return codes.Unauthenticated, true
-	case "ROLE_MISSING", "IP_NOT_ALLOWED", "MODEL_NOT_ALLOWED":
+	case conversation.RoleMissing, conversation.IPNotAllowed, conversation.ModelNotAllowed:
 		return codes.PermissionDenied, true
 	case conversation.NotFound:
 		return codes.NotFound, true
-	case conversation.RequestIDReused:
+	case conversation.RequestIDReused, conversation.AlreadyExists:
 		return codes.AlreadyExists, true
 	case conversation.ConversationBusy, conversation.EtagMismatch, conversation.StaleBaseTurn:
 		return codes.Aborted, true

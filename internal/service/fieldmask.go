@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
@@ -81,4 +82,29 @@ func copyField(dst, src protoreflect.Message, name string) {
 	} else {
 		dst.Clear(fd)
 	}
+}
+
+// flatPaths is maskPaths for a message whose settable fields have no parts.
+func flatPaths(paths []string, in proto.Message, settable ...string) ([]string, error) {
+	fields := in.ProtoReflect().Descriptor().Fields()
+	switch {
+	case len(paths) == 0:
+		return slices.DeleteFunc(settable, func(path string) bool {
+			return !in.ProtoReflect().Has(fields.ByName(protoreflect.Name(path)))
+		}), nil
+	case slices.Equal(paths, []string{"*"}):
+		return settable, nil
+	}
+	for _, path := range paths {
+		switch {
+		case slices.Contains(settable, path):
+		case path == "*":
+			return nil, invalid("update_mask", "must have no other path next to *")
+		case fields.ByName(protoreflect.Name(path)) != nil:
+			return nil, invalid("update_mask", "names %s, which cannot be set", path)
+		default:
+			return nil, invalid("update_mask", "names a field that cannot be set: one of %s is needed", strings.Join(settable, ", "))
+		}
+	}
+	return paths, nil
 }

@@ -75,3 +75,27 @@ func TestEveryFieldHasAPlaceInTheMask(t *testing.T) {
 		}
 	}
 }
+
+func TestFlatUpdateMask(t *testing.T) {
+	for _, test := range []struct{ mask, update, want string }{
+		{"", `{}`, ""},
+		{"", `{"disabled":true}`, "disabled"},
+		{"", `{"name":"teams/red","etag":"1","disabled":true,"displayName":"a"}`, "display_name,disabled"},
+		{"*", `{}`, "display_name,disabled"},
+		{"disabled", `{"displayName":"a"}`, "disabled"},
+		{"disabled,display_name", `{}`, "disabled,display_name"},
+	} {
+		var paths []string
+		if test.mask != "" {
+			paths = strings.Split(test.mask, ",")
+		}
+		got, err := flatPaths(paths, fromJSON(t, test.update, &chatsvcv1.Team{}), "display_name", "disabled")
+		if err != nil || strings.Join(got, ",") != test.want {
+			t.Errorf("%q of %s: %q, %v, want %q", test.mask, test.update, got, err, test.want)
+		}
+	}
+	for _, path := range []string{"", "*", "nothing", "displayName", "display_name.", "name", "etag", "create_time", "create_time.seconds", "update_time", "disabled.x"} {
+		_, err := flatPaths([]string{"disabled", path}, &chatsvcv1.Team{}, "display_name", "disabled")
+		wantInvalid(t, err, "update_mask")
+	}
+}

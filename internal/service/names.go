@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 // The collections that names begin with.
@@ -12,6 +13,9 @@ const (
 	conversations = "conversations/"
 	turns         = "turns/"
 	messages      = "messages/"
+	teams         = "teams/"
+	clients       = "clients/"
+	keys          = "keys/"
 )
 
 // uuidLength is the length of a UUID in its canonical form.
@@ -48,3 +52,58 @@ func parseName(collection, field, name string) (conversation.ID, error) {
 	}
 	return id, nil
 }
+
+// The ids that names of the control plane are made of.
+const (
+	keyIDLength = 16
+	keyAlphabet = "abcdefghijklmnopqrstuvwxyz234567"
+)
+
+func formatTeam(team string) string { return teams + team }
+
+func formatClient(team, client string) string { return formatTeam(team) + "/" + clients + client }
+
+func formatKey(team, client, key string) string { return formatClient(team, client) + "/" + keys + key }
+
+// parseTeam reads `teams/{team}`. As all names, it has one spelling.
+func parseTeam(field, name string) (team string, err error) {
+	team, ok := strings.CutPrefix(name, teams)
+	if !ok || !tenant.ValidID(team) {
+		return "", invalid(field, "must be teams/{team}, where an id is %s", tenant.IDRule)
+	}
+	return team, nil
+}
+
+// parseClient reads `teams/{team}/clients/{client}`.
+func parseClient(field, name string) (team, client string, err error) {
+	parent, client, ok := strings.Cut(name, "/"+clients)
+	team, isTeam := strings.CutPrefix(parent, teams)
+	if !ok || !isTeam || !tenant.ValidID(team) || !tenant.ValidID(client) {
+		return "", "", invalid(field, "must be teams/{team}/clients/{client}, where an id is %s", tenant.IDRule)
+	}
+	return team, client, nil
+}
+
+// parseKey reads `teams/{team}/clients/{client}/keys/{key}` of the field `name`, the only one that names keys.
+func parseKey(name string) (team, client, key string, err error) {
+	parent, key, ok := strings.Cut(name, "/"+keys)
+	team, client, err = parseClient("name", parent)
+	if !ok || err != nil || len(key) != keyIDLength || !consistsOf(key, keyAlphabet) {
+		return "", "", "", invalid("name", "must be teams/{team}/clients/{client}/keys/{key}, as ListKeys gives it")
+	}
+	return team, client, key, nil
+}
+
+// parseKeysParent reads the name of a client, or of a team: then client is empty.
+func parseKeysParent(field, name string) (team, client string, err error) {
+	if strings.Count(name, "/") > 1 {
+		return parseClient(field, name)
+	}
+	if team, err = parseTeam(field, name); err != nil {
+		return "", "", invalid(field, "must be teams/{team}/clients/{client}, or teams/{team}, where an id is %s", tenant.IDRule)
+	}
+	return team, "", nil
+}
+
+// consistsOf reports whether every character of s is in an alphabet.
+func consistsOf(s, alphabet string) bool { return strings.Trim(s, alphabet) == "" }

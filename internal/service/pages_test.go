@@ -113,7 +113,7 @@ func TestFillPage(t *testing.T) {
 				return ids, nil
 			}
 			var seen []conversation.ID
-			page, last, err := fillPage(conversation.ID{}, test.size, list,
+			page, last, err := fillPage(conversation.ID{}, test.size, maxRead, list,
 				func(id conversation.ID) conversation.ID { return id },
 				func(id conversation.ID) *wrapperspb.StringValue {
 					seen = append(seen, id)
@@ -135,11 +135,64 @@ func TestFillPage(t *testing.T) {
 	}
 
 	broken := errors.New("broken")
-	_, _, err := fillPage(conversation.ID{}, 5,
+	_, _, err := fillPage(conversation.ID{}, 5, maxRead,
 		func(conversation.ID, int) ([]conversation.ID, error) { return nil, broken },
 		func(id conversation.ID) conversation.ID { return id },
 		func(conversation.ID) *wrapperspb.StringValue { return nil })
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// The pages of a list show each row once, whatever is added meanwhile.
+func TestPageOf(t *testing.T) {
+	q := newQuery("ListTeams", "red")
+	same := func(s string) string { return s }
+	all := func(rows []string, size int32, valueSize int, added func([]string) []string) (pages []int, seen []string) {
+		t.Helper()
+		for token := ""; ; {
+			page, next, err := pageOf(q, token, size, rows, same, func(s string) *wrapperspb.StringValue {
+				return wrapperspb.String(s + strings.Repeat(" ", valueSize))
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, row := range page {
+				seen = append(seen, strings.TrimRight(row.GetValue(), " "))
+			}
+			pages = append(pages, len(page))
+			if token = next; token == "" {
+				return pages, seen
+			}
+			rows = added(rows)
+		}
+	}
+	none := func(rows []string) []string { return rows }
+	rows := strings.Split("b d f h j", " ")
+	for _, test := range []struct {
+		name      string
+		rows      []string
+		size      int32
+		valueSize int
+		added     func([]string) []string
+		pages     []int
+		seen      string
+	}{
+		{"none", nil, 2, 0, none, []int{0}, ""},
+		{"one page", rows, 5, 0, none, []int{5}, "b d f h j"},
+		{"three pages", rows, 2, 0, none, []int{2, 2, 1}, "b d f h j"},
+		{"by bytes", rows, 5, maxPageBytes*2/5 + 1, none, []int{2, 2, 1}, "b d f h j"},
+		{"each larger than a page", rows, 5, maxPageBytes, none, []int{1, 1, 1, 1, 1}, "b d f h j"},
+		{"added behind, between and before", rows, 4, 0, func([]string) []string { return strings.Split("a b c d e f g h i j k", " ") }, []int{4, 3}, "b d f h i j k"},
+	} {
+		if pages, seen := all(test.rows, test.size, test.valueSize, test.added); !slices.Equal(pages, test.pages) || strings.Join(seen, " ") != test.seen {
+			t.Errorf("%s: pages of %v: %q, want %v: %q", test.name, pages, seen, test.pages, test.seen)
+		}
+	}
+
+	convert := func(s string) *wrapperspb.StringValue { return wrapperspb.String(s) }
+	for _, token := range []string{"x", q.token(nil), q.token([]byte("nothing")), newQuery("ListTeams", "blue").token([]byte("b"))} {
+		_, _, err := pageOf(q, token, 2, rows, same, convert)
+		wantInvalid(t, err, "page_token")
 	}
 }

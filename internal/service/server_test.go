@@ -14,6 +14,7 @@ import (
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
 	"github.com/chatsvc/chatsvc/internal/auth"
 	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 	"github.com/chatsvc/chatsvc/internal/turn"
 )
 
@@ -25,28 +26,37 @@ type client struct {
 	conn *grpc.ClientConn
 }
 
-// serve serves on loopback until the test ends. The interceptors do what the handlers rely on, and no more: they name the
-// caller by the metadata `team`, and turn errors into statuses.
+// serve serves the data plane.
 func serve(t *testing.T, e engine, s Store) client {
 	t.Helper()
-	caller := func(ctx context.Context) context.Context {
-		if team := metadata.ValueFromIncomingContext(ctx, "team"); len(team) == 1 {
-			return auth.NewContext(ctx, auth.Principal{Team: team[0], Client: "checkout"})
+	conn := serveOn(t, func(r grpc.ServiceRegistrar) { register(r, e, s) }, nil)
+	return client{
+		chatsvcv1.NewChatServiceClient(conn), chatsvcv1.NewConversationServiceClient(conn), chatsvcv1.NewCallerServiceClient(conn), conn,
+	}
+}
+
+// serveOn serves on loopback until the test ends. The interceptors do what the handlers rely on, and no more: they name the
+// caller by the metadata of the call, see as, and turn errors into statuses. failed, if set, sees those errors.
+func serveOn(t *testing.T, register func(grpc.ServiceRegistrar), failed func(error)) *grpc.ClientConn {
+	t.Helper()
+	toStatus := func(err error) error {
+		if err != nil && failed != nil {
+			failed(err)
 		}
-		return ctx
+		return ToStatus(err)
 	}
 	server := grpc.NewServer(
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			resp, err := next(caller(ctx), req)
-			return resp, ToStatus(err)
+			resp, err := next(withCaller(ctx), req)
+			return resp, toStatus(err)
 		}),
 		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-			return ToStatus(next(srv, callerStream{stream, caller(stream.Context())}))
+			return toStatus(next(srv, callerStream{stream, withCaller(stream.Context())}))
 		}),
 		grpc.MaxRecvMsgSize(16<<20),
 		grpc.WaitForHandlers(true),
 	)
-	register(server, e, s)
+	register(server)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -62,9 +72,24 @@ func serve(t *testing.T, e engine, s Store) client {
 		server.Stop()
 		serving.Wait()
 	})
-	return client{
-		chatsvcv1.NewChatServiceClient(conn), chatsvcv1.NewConversationServiceClient(conn), chatsvcv1.NewCallerServiceClient(conn), conn,
+	return conn
+}
+
+// withCaller returns the context of a call with the principal that as has asked for.
+func withCaller(ctx context.Context) context.Context {
+	team := metadata.ValueFromIncomingContext(ctx, "team")
+	if len(team) != 1 {
+		return ctx
 	}
+	p := auth.Principal{Team: team[0], Client: "checkout", CredentialID: "key:test", AllowedModels: metadata.ValueFromIncomingContext(ctx, "model")}
+	for _, name := range metadata.ValueFromIncomingContext(ctx, "role") {
+		role, err := tenant.ParseRole(name)
+		if err != nil {
+			panic(err)
+		}
+		p.Roles |= tenant.RolesOf(role)
+	}
+	return auth.NewContext(ctx, p)
 }
 
 type callerStream struct {
@@ -74,10 +99,14 @@ type callerStream struct {
 
 func (s callerStream) Context() context.Context { return s.ctx }
 
-// as returns the context of a call by a team.
-func as(t *testing.T, team string) context.Context {
+// as returns the context of a call by a team's client with some roles.
+func as(t *testing.T, team string, roles ...tenant.Role) context.Context {
 	t.Helper()
-	return metadata.AppendToOutgoingContext(t.Context(), "team", team)
+	pairs := []string{"team", team}
+	for _, role := range roles {
+		pairs = append(pairs, "role", role.String())
+	}
+	return metadata.AppendToOutgoingContext(t.Context(), pairs...)
 }
 
 // engineStub is an engine whose methods a test sets; one that is not set must not be called.

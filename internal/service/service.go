@@ -10,6 +10,7 @@ import (
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
 	"github.com/chatsvc/chatsvc/internal/auth"
 	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 	"github.com/chatsvc/chatsvc/internal/turn"
 )
 
@@ -78,6 +79,22 @@ func register(r grpc.ServiceRegistrar, e engine, store Store) {
 	chatsvcv1.RegisterChatServiceServer(r, &chatService{engine: e, store: store})
 	chatsvcv1.RegisterConversationServiceServer(r, &conversationService{engine: e, store: store})
 	chatsvcv1.RegisterCallerServiceServer(r, callerService{})
+}
+
+// AuditReader is what the handlers need of tenant.Store.
+type AuditReader interface {
+	Entries(ctx context.Context, f tenant.EntryFilter, limit int) ([]*tenant.Entry, error)
+	Head(ctx context.Context) (tenant.Head, error)
+}
+
+var _ AuditReader = tenant.Store(nil)
+
+// RegisterControl registers TeamService, KeyService and AuditService: they ask of the interceptors what Register asks, and
+// that the caller has one of the roles that the proto asks for. Which teams it sees with them, they decide themselves.
+func RegisterControl(r grpc.ServiceRegistrar, registry *tenant.Registry, audit AuditReader) {
+	chatsvcv1.RegisterTeamServiceServer(r, &teamService{registry: registry})
+	chatsvcv1.RegisterKeyServiceServer(r, &keyService{registry: registry})
+	chatsvcv1.RegisterAuditServiceServer(r, &auditService{audit: audit})
 }
 
 // principal returns who calls. A call without one has passed no authentication, and is refused like one without a

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 // Config is a configuration that has been checked. Load makes it; nothing changes it afterwards.
@@ -22,6 +24,8 @@ type Config struct {
 	DefaultModel string
 	Upstream     Upstream
 	Auth         Auth
+	// TLS is what both listeners present, and accept.
+	TLS TLS
 	// AllowPlaintext allows addresses other than loopback without TLS, and an upstream without TLS.
 	AllowPlaintext bool
 	// Dev is the mode for trying chatsvc on one machine; see Load for what it changes.
@@ -47,10 +51,24 @@ type Upstream struct {
 	FirstEventTimeout, IdleTimeout, ConnectTimeout time.Duration
 }
 
-// Auth says who may call.
+// TLS is the certificates of the listeners. All files are read again when they change.
+type TLS struct {
+	// CertFile and KeyFile are the server's certificate chain and its key, in PEM; empty for none, and no TLS.
+	CertFile, KeyFile string
+	// ClientCAFile is the authorities, in PEM, that client certificates must be from; empty: none are asked for.
+	ClientCAFile string
+	// RequireClientCert refuses connections without a client certificate.
+	RequireClientCert bool
+}
+
+// Auth says who may call, besides those who have a key of the database.
 type Auth struct {
 	// APIKeys are the keys that callers present. In Dev the dev key is among them.
 	APIKeys []APIKey
+	// Certificates are the names in client certificates that may call.
+	Certificates []Certificate
+	// JWT are the issuers whose tokens may call.
+	JWT []JWT
 }
 
 // APIKey is an API key by its digest, and who it belongs to.
@@ -59,6 +77,22 @@ type APIKey struct {
 	SHA256 string
 	// Team and Client are ids.
 	Team, Client string
+	// Roles are what it allows; none is tenant.RoleCaller.
+	Roles tenant.Roles
+}
+
+// Certificate is auth.CertificateRule.
+type Certificate struct {
+	SAN, Team, Client string
+	Roles             tenant.Roles
+	AllowedModels     []string
+}
+
+// JWT is auth.Issuer.
+type JWT struct {
+	Issuer, Audience, JWKSFile         string
+	TeamClaim, ClientClaim, RolesClaim string
+	Roles                              tenant.Roles
 }
 
 // Limits bounds what callers can use.
@@ -143,7 +177,7 @@ func oneOf[T ~string](target *T, text string, choices ...T) error {
 }
 
 // Default returns the configuration of a server that nothing is said to, before Dev is taken into account. It is not
-// valid yet: without an upstream key and somebody who may call, there is nothing to serve.
+// valid yet: without an upstream key there is nothing to serve.
 func Default() Config {
 	return Config{
 		Listen:       "127.0.0.1:50051",
@@ -219,5 +253,9 @@ func (c *Config) LogValue() slog.Value {
 		}
 		attrs = append(attrs, slog.String(f.Name, text))
 	}
-	return slog.GroupValue(append(attrs, slog.Int("auth.api_keys", len(c.Auth.APIKeys)))...)
+	return slog.GroupValue(append(attrs,
+		slog.Int(apiKeys, len(c.Auth.APIKeys)),
+		slog.Int(certificates, len(c.Auth.Certificates)),
+		slog.Int(jwt, len(c.Auth.JWT)),
+	)...)
 }

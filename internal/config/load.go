@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,8 +13,6 @@ import (
 
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/v2"
-
-	"github.com/chatsvc/chatsvc/internal/auth"
 )
 
 // Source is where a configuration comes from. What stands further down wins.
@@ -59,8 +56,7 @@ func read(src Source, validate func(*loader)) (*Config, error) {
 	l.decode()
 	if l.config.Dev {
 		l.config.devDefaults(l.set)
-		l.config.Auth.APIKeys = append(l.config.Auth.APIKeys,
-			APIKey{SHA256: auth.Digest(l.config.DevKey.Reveal()), Team: "dev", Client: "dev"})
+		l.config.Auth.APIKeys = append(l.config.Auth.APIKeys, devKey(l.config.DevKey))
 	}
 	validate(l)
 	if len(l.errs) > 0 {
@@ -205,9 +201,10 @@ func (l *loader) decode() {
 			l.fail(f.Name, "%w", err)
 		}
 	}
-	if value := l.ko.Get(apiKeys); value != nil {
-		l.apiKeys(value)
-	}
+	who := &l.config.Auth
+	who.APIKeys = entries(l, apiKeys, keyFields())
+	who.Certificates = entries(l, certificates, certificateFields())
+	who.JWT = entries(l, jwt, jwtFields())
 }
 
 // scalar returns a value of the file as text.
@@ -229,48 +226,4 @@ func scalar(value, target any) (string, error) {
 	default:
 		return "", errors.New("must be a single value")
 	}
-}
-
-func (l *loader) apiKeys(value any) {
-	list, ok := value.([]any)
-	if !ok {
-		l.fail(apiKeys, "must be a list of sha256, team and client")
-		return
-	}
-	for i, item := range list {
-		key, err := apiKey(item)
-		if err != nil {
-			l.fail(apiKeys, "entry %d: %w", i+1, err)
-		}
-		l.config.Auth.APIKeys = append(l.config.Auth.APIKeys, key)
-	}
-}
-
-// apiKey returns an entry of the list of keys; with an error, a zero one.
-func apiKey(item any) (APIKey, error) {
-	entry, ok := item.(map[string]any)
-	if !ok {
-		return APIKey{}, errors.New("must have sha256, team and client")
-	}
-	var key APIKey
-	targets := map[string]*string{"sha256": &key.SHA256, "team": &key.Team, "client": &key.Client}
-	for _, name := range slices.Sorted(maps.Keys(entry)) {
-		target, ok := targets[name]
-		if !ok {
-			return APIKey{}, fmt.Errorf("no such setting: %s", name)
-		}
-		if *target, ok = entry[name].(string); !ok {
-			return APIKey{}, fmt.Errorf("%s must be text; put it in quotes", name)
-		}
-	}
-	if len(entry) < len(targets) {
-		return APIKey{}, errors.New("must have sha256, team and client")
-	}
-	key.SHA256 = strings.ToLower(key.SHA256)
-	return key, nil
-}
-
-// describe names an API key by its place: the dev key has none in the list.
-func describe(i int, k APIKey) string {
-	return fmt.Sprintf("entry %d (%s)", i+1, cmp.Or(k.Team, "no team"))
 }

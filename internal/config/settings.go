@@ -36,10 +36,11 @@ func Settings() []Setting {
 		}
 		settings = append(settings, f.Setting)
 	}
-	return append(settings, Setting{
-		Name:    apiKeys,
-		Meaning: "A list of `sha256`, `team` and `client`: the keys that callers may present, by the hex SHA-256 of each",
-	})
+	return append(settings,
+		Setting{Name: apiKeys, Meaning: "Keys that callers may present, besides those of the database: a list of `sha256` (hex), `team`, `client`, `roles` (`[caller]`)"},
+		Setting{Name: certificates, Meaning: "Names in client certificates: a list of `san`, `team`, `client`, `roles`, `allowed_models`; instead of `team` and `client`, `{team}` and `{client}` may stand in `san`"},
+		Setting{Name: jwt, Meaning: "Issuers of JWTs: a list of `issuer`, `audience`, `jwks_file` (else OIDC discovery), `team_claim` (`team`), `client_claim` (`client_id`), `roles_claim`, `roles`"},
+	)
 }
 
 // Table returns the settings as a table in Markdown, for the README.
@@ -59,8 +60,12 @@ func Table() string {
 	return b.String()
 }
 
-// apiKeys is the one setting that is not a scalar.
-const apiKeys = "auth.api_keys"
+// The settings that are lists, and that only the file can hold.
+const (
+	apiKeys      = "auth.api_keys"
+	certificates = "auth.certificates"
+	jwt          = "auth.jwt"
+)
 
 // field is a setting and where it is kept.
 type field struct {
@@ -68,11 +73,11 @@ type field struct {
 	at func(*Config) any
 }
 
-// fields returns every setting but apiKeys. A variable that is not given here is CHATSVC_ and the name in capitals.
+// fields returns every setting but the lists. A variable that is not given here is CHATSVC_ and the name in capitals.
 func fields() []field {
 	all := []field{
 		{Setting{Name: "listen", Flag: "listen", Meaning: "Where callers connect"}, func(c *Config) any { return &c.Listen }},
-		{Setting{Name: "admin_listen", Flag: "admin-listen", Meaning: "Where `/livez` and `/readyz` answer"}, func(c *Config) any { return &c.AdminListen }},
+		{Setting{Name: "admin_listen", Flag: "admin-listen", Meaning: "Where teams, keys and the audit are managed, and `/livez` and `/readyz` answer"}, func(c *Config) any { return &c.AdminListen }},
 		{Setting{Name: "database_url", Flag: "database-url", Meaning: "Where conversations are kept: `sqlite:PATH`, or `postgres://USER@HOST/DATABASE` for several replicas"}, func(c *Config) any { return &c.DatabaseURL }},
 		{Setting{Name: "default_model", Flag: "default-model", Meaning: "The model of a request that names none; with the simulator `sim`"}, func(c *Config) any { return &c.DefaultModel }},
 		{Setting{Name: "upstream.mode", Flag: "upstream", Meaning: "Who answers: `openai`, or the embedded `simulator`, which is the default with `--dev` and no base URL"}, func(c *Config) any { return &c.Upstream.Mode }},
@@ -82,6 +87,10 @@ func fields() []field {
 		{Setting{Name: "upstream.first_event_timeout", Meaning: "How long the upstream may take to begin an answer; ten times that for a model that reasons"}, func(c *Config) any { return &c.Upstream.FirstEventTimeout }},
 		{Setting{Name: "upstream.idle_timeout", Meaning: "How long the upstream may pause within an answer"}, func(c *Config) any { return &c.Upstream.IdleTimeout }},
 		{Setting{Name: "upstream.connect_timeout", Meaning: "How long a connection to the upstream may take"}, func(c *Config) any { return &c.Upstream.ConnectTimeout }},
+		{Setting{Name: "tls.cert_file", Meaning: "The server's certificate chain for both listeners, in PEM; read again when it changes, as all files here"}, func(c *Config) any { return &c.TLS.CertFile }},
+		{Setting{Name: "tls.key_file", Meaning: "The certificate's key, in PEM"}, func(c *Config) any { return &c.TLS.KeyFile }},
+		{Setting{Name: "tls.client_ca_file", Meaning: "The authorities that client certificates must be from, in PEM; without it none are asked for"}, func(c *Config) any { return &c.TLS.ClientCAFile }},
+		{Setting{Name: "tls.require_client_cert", Meaning: "Refuse whoever has no client certificate; `/livez` and `/readyz` answer all the same"}, func(c *Config) any { return &c.TLS.RequireClientCert }},
 		{Setting{Name: "allow_plaintext", Meaning: "Allow other addresses than loopback without TLS, as behind a mesh"}, func(c *Config) any { return &c.AllowPlaintext }},
 		{Setting{Name: "dev", Flag: "dev", Meaning: "Try it on this machine: loopback only, the team `dev`, open reflection, the simulator"}, func(c *Config) any { return &c.Dev }},
 		{Setting{Name: "dev_key", Meaning: "With `dev`, the key of the team `dev` instead of the literal `dev`"}, func(c *Config) any { return &c.DevKey }},

@@ -16,6 +16,7 @@ import (
 // validate checks the configuration as a whole.
 func (l *loader) validate() {
 	l.addresses()
+	l.tls()
 	l.database()
 	l.upstream()
 	l.callers()
@@ -40,12 +41,32 @@ func (l *loader) addresses() {
 		case loopback(host):
 		case c.Dev:
 			l.fail(name, "dev serves loopback addresses only: use 127.0.0.1, [::1] or localhost")
-		case !c.AllowPlaintext:
-			l.fail(name, "is not a loopback address, and TLS comes with a later release; where something else encrypts, such as a mesh, set allow_plaintext")
+		case c.TLS.CertFile == "" && !c.AllowPlaintext:
+			l.fail(name, "is not a loopback address, and would send keys in the clear: set tls.cert_file and tls.key_file; "+
+				"where something else encrypts, such as a mesh, set allow_plaintext")
 		}
 	}
 	if c.Listen == c.AdminListen && !strings.HasSuffix(c.Listen, ":0") {
 		l.fail("admin_listen", "is the same address as listen")
+	}
+}
+
+func (l *loader) tls() {
+	t := l.config.TLS
+	for _, need := range []struct {
+		name  string
+		lacks bool
+		why   string
+	}{
+		{"tls.cert_file", t.CertFile == "" && t.KeyFile != "", "is needed with tls.key_file"},
+		{"tls.key_file", t.KeyFile == "" && t.CertFile != "", "is needed with tls.cert_file"},
+		{"tls.client_ca_file", t.ClientCAFile != "" && t.CertFile == "", "is of no use without tls.cert_file"},
+		{"tls.require_client_cert", t.RequireClientCert && t.ClientCAFile == "", "is of no use without tls.client_ca_file"},
+		{certificates, len(l.config.Auth.Certificates) > 0 && t.ClientCAFile == "", "is of no use without tls.client_ca_file"},
+	} {
+		if need.lacks {
+			l.fail(need.name, "%s", need.why)
+		}
 	}
 }
 
@@ -139,44 +160,6 @@ func (l *loader) upstream() {
 func headerSafe(key string) bool {
 	token, err := auth.ParseBearer([]string{"Bearer " + key})
 	return err == nil && token == key
-}
-
-// Ids of teams and clients are parts of resource names, and stand in log lines and traces.
-var (
-	id     = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-	digest = regexp.MustCompile(`^[0-9a-f]{64}$`)
-)
-
-func (l *loader) callers() {
-	c := &l.config
-	switch {
-	case !c.Dev && c.DevKey.IsSet():
-		l.fail("dev_key", "is set without dev")
-	case c.Dev && !headerSafe(c.DevKey.Reveal()):
-		l.fail("dev_key", "must be 1 to %d visible ASCII characters", auth.MaxBearer)
-	}
-	if len(c.Auth.APIKeys) == 0 {
-		l.fail(apiKeys, "is empty, so that nobody could call; add the SHA-256 of a key, or try it with --dev")
-	}
-	seen := make(map[string]bool)
-	for i, k := range c.Auth.APIKeys {
-		switch {
-		case k == (APIKey{}): // Not readable, and said so.
-			continue
-		case !digest.MatchString(k.SHA256):
-			l.fail(apiKeys, "%s: sha256 must be 64 hex digits", describe(i, k))
-		case k.SHA256 == auth.Digest(""), k.SHA256 == auth.Digest("\n"):
-			l.fail(apiKeys, "%s: sha256 is the digest of nothing", describe(i, k))
-		case !c.Dev && k.SHA256 == auth.Digest("dev"):
-			l.fail(apiKeys, "%s: sha256 is the digest of the well-known key of --dev", describe(i, k))
-		case seen[k.SHA256]:
-			l.fail(apiKeys, "%s: the same sha256 stands there twice", describe(i, k))
-		}
-		seen[k.SHA256] = true
-		if !id.MatchString(k.Team) || !id.MatchString(k.Client) {
-			l.fail(apiKeys, "%s: team and client must be lower-case letters, digits and . _ -, at most 63", describe(i, k))
-		}
-	}
 }
 
 func (l *loader) bounds() {

@@ -159,7 +159,7 @@ func launch(t *testing.T, args ...string) *program {
 	return p
 }
 
-var announced = regexp.MustCompile(`^ +(data plane|admin) +(?:http://)?([0-9.:]+)`)
+var announced = regexp.MustCompile(`^ +(data plane|admin) +(?:https?://)?([0-9.:]+)`)
 
 func (p *program) readAnnouncement(out io.Reader) error {
 	p.data, p.admin = "", ""
@@ -197,14 +197,15 @@ func (p *program) dial(t *testing.T, key string) *client {
 // dial returns a caller of what is at a gRPC target.
 func dial(t *testing.T, target, key string, options ...grpc.DialOption) *client {
 	t.Helper()
-	conn, err := grpc.NewClient(target, append(options,
+	conn, err := grpc.NewClient(target, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			return invoke(withKey(ctx, key), method, req, reply, cc, opts...)
 		}),
 		grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 			return streamer(withKey(ctx, key), desc, cc, method, opts...)
-		}))...)
+		}),
+	}, options...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,12 +27,18 @@ type stdio struct {
 
 // cli is the commands.
 type cli struct {
-	Serve    serveCommand    `cmd:"" help:"Run the service."`
-	Chat     chatCommand     `cmd:"" help:"Chat with a running service in the terminal."`
-	Simulate simulateCommand `cmd:"" help:"Run the OpenAI simulator on its own, for tests of your own services."`
-	Migrate  migrateCommand  `cmd:"" help:"Bring the database's schema up to date, or say how it stands."`
-	Config   configCommand   `cmd:"" help:"Look at the configuration."`
-	Version  versionCommand  `cmd:"" help:"Print the version."`
+	Serve     serveCommand     `cmd:"" help:"Run the service."`
+	Chat      chatCommand      `cmd:"" help:"Chat with a running service in the terminal."`
+	Simulate  simulateCommand  `cmd:"" help:"Run the OpenAI simulator on its own, for tests of your own services."`
+	Bootstrap bootstrapCommand `cmd:"" help:"Make the first admin's key, in the database."`
+	Teams     teamsCommand     `cmd:"" help:"Manage teams."`
+	Clients   clientsCommand   `cmd:"" help:"Manage the clients of a team: its services that call."`
+	Keys      keysCommand      `cmd:"" help:"Make, rotate and revoke the keys of clients."`
+	Apply     applyCommand     `cmd:"" help:"Make teams and clients what a file says, and show the difference first."`
+	Audit     auditCommand     `cmd:"" help:"See who changed what and who was denied, and verify that nothing of it is missing."`
+	Migrate   migrateCommand   `cmd:"" help:"Bring the database's schema up to date, or say how it stands."`
+	Config    configCommand    `cmd:"" help:"Look at the configuration."`
+	Version   versionCommand   `cmd:"" help:"Print the version."`
 }
 
 // run parses args, runs the command until it ends or the process gets SIGINT or SIGTERM, and returns the exit code:

@@ -15,21 +15,16 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/credentials"
 
-	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
-	"github.com/chatsvc/chatsvc/internal/auth"
 	"github.com/chatsvc/chatsvc/internal/config"
-	"github.com/chatsvc/chatsvc/internal/conversation"
 	"github.com/chatsvc/chatsvc/internal/conversation/sqlstore"
-	"github.com/chatsvc/chatsvc/internal/interceptor"
 	"github.com/chatsvc/chatsvc/internal/provider/catalog"
 	"github.com/chatsvc/chatsvc/internal/provider/openai"
 	"github.com/chatsvc/chatsvc/internal/provider/openaisim"
 	"github.com/chatsvc/chatsvc/internal/service"
 	"github.com/chatsvc/chatsvc/internal/telemetry"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 	"github.com/chatsvc/chatsvc/internal/tokens"
 	"github.com/chatsvc/chatsvc/internal/turn"
 )
@@ -76,11 +71,28 @@ type server struct {
 	// draining: no turn is taken any more.
 	draining atomic.Bool
 
-	data, admin string // addresses, as bound
+	certificates *certificates // nil without TLS
+	providers    *telemetry.Providers
+	data, admin  string // addresses, as bound
 }
 
 // onClose has f called at the end, before all that were added earlier.
 func (s *server) onClose(f func(context.Context) error) { s.closers = append(s.closers, f) }
+
+// background runs work until the end, which waits for it, and returns the context that it has.
+func (s *server) background(ctx context.Context, work ...func(context.Context)) context.Context {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	for _, f := range work {
+		running.Go(func() { f(ctx) })
+	}
+	s.onClose(func(context.Context) error {
+		stop()
+		running.Wait()
+		return nil
+	})
+	return ctx
+}
 
 // close ends everything. Turns have the grace to end by themselves; a few seconds more go into ending those that do not and
 // into the last spans.
@@ -99,14 +111,20 @@ func (s *server) start(ctx context.Context) error {
 	cfg := s.cfg
 	s.failed = make(chan error, 4)
 
-	providers, err := telemetry.Setup(ctx, telemetry.Options{Version: version, Logger: s.logger})
-	if err != nil {
+	var err error
+	if cfg.TLS.CertFile != "" {
+		if s.certificates, err = newCertificates(cfg.TLS, s.logger); err != nil {
+			return err
+		}
+		s.background(ctx, s.certificates.watch)
+	}
+	if s.providers, err = telemetry.Setup(ctx, telemetry.Options{Version: version, Logger: s.logger}); err != nil {
 		return fmt.Errorf("set up telemetry: %w", err)
 	}
 	s.onClose(func(context.Context) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // spans of the last turns are worth a wait of their own
 		defer cancel()
-		if err := providers.Shutdown(ctx); err != nil { // a collector that is away is no failure of ours
+		if err := s.providers.Shutdown(ctx); err != nil { // a collector that is away is no failure of ours
 			s.logger.WarnContext(ctx, "the last telemetry is lost", "error", err)
 		}
 		return nil
@@ -117,12 +135,15 @@ func (s *server) start(ctx context.Context) error {
 		return err
 	}
 	s.onClose(func(context.Context) error { return store.Close() })
+	who, err := s.access(ctx, store)
+	if err != nil {
+		return err
+	}
 
 	upstream, err := s.upstream(ctx)
 	if err != nil {
 		return err
 	}
-
 	models, err := catalog.Embedded()
 	if err != nil {
 		return err
@@ -136,41 +157,29 @@ func (s *server) start(ctx context.Context) error {
 		Tokens:       counter,
 		DefaultModel: cfg.DefaultModel,
 		Logger:       s.logger,
-		Tracer:       providers.TracerProvider.Tracer("github.com/chatsvc/chatsvc/internal/turn"),
+		Tracer:       s.providers.TracerProvider.Tracer("github.com/chatsvc/chatsvc/internal/turn"),
 		MaxDuration:  cfg.Limits.MaxTurnDuration,
 	})
 
-	keys, err := authenticator(cfg)
+	var transport []grpc.ServerOption
+	if s.certificates != nil {
+		transport = append(transport, grpc.Creds(credentials.NewTLS(s.certificates.config(dataClients(cfg.TLS), "h2"))))
+	}
+	data, err := s.newPlane(who.gate, func(_ context.Context, e tenant.Entry) { who.auditor.DeniedData(e) },
+		func(r grpc.ServiceRegistrar) { service.Register(r, engine, store) }, transport...)
 	if err != nil {
 		return err
 	}
-	options, err := interceptor.ServerOptions(interceptor.Options{
-		Logger:         s.logger,
-		Authenticator:  keys,
-		ToStatus:       service.ToStatus,
-		OpenReflection: cfg.Reflection == config.ReflectionOpen,
-		Limits: interceptor.Limits{
-			MaxConcurrentStreams: cfg.Limits.MaxConcurrentStreams,
-			MaxTurnDuration:      cfg.Limits.MaxTurnDuration,
-		},
-		Tracing: interceptor.Tracing{
-			TracerProvider: providers.TracerProvider,
-			MeterProvider:  providers.MeterProvider,
-			Propagator:     providers.Propagator,
-		},
-	})
+	// Its connections are net/http's, and so is their TLS.
+	control, err := s.newPlane(who.gate, who.auditor.DeniedControl,
+		func(r grpc.ServiceRegistrar) { service.RegisterControl(r, who.registry, store) })
 	if err != nil {
 		return err
-	}
-	rpc := grpc.NewServer(options...)
-	service.Register(rpc, engine, store)
-	healthy := health.NewServer()
-	healthpb.RegisterHealthServer(rpc, healthy)
-	if cfg.Reflection != config.ReflectionOff {
-		reflection.Register(rpc)
 	}
 
-	if err := s.serveAdmin(ctx, store); err != nil {
+	checkHealth := healthChecker(store, s.logger, data, control)
+	checkHealth(ctx) // before the first call can ask
+	if err := s.serveAdmin(ctx, store, control.rpc); err != nil {
 		return err
 	}
 	listener, err := listen(ctx, cfg.Listen)
@@ -183,8 +192,6 @@ func (s *server) start(ctx context.Context) error {
 	var onDuty sync.WaitGroup
 	onDuty.Go(func() { engine.Serve(duties) })
 	watch, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
-	checkHealth := healthChecker(healthy, store, s.logger)
-	checkHealth(watch) // before the first call can ask
 	go func() {
 		for {
 			select {
@@ -196,18 +203,19 @@ func (s *server) start(ctx context.Context) error {
 		}
 	}()
 	go func() {
-		if err := rpc.Serve(listener); err != nil {
+		if err := data.rpc.Serve(listener); err != nil {
 			s.failed <- fmt.Errorf("serve %s: %w", s.data, err)
 		}
 	}()
 	s.onClose(func(ctx context.Context) error {
 		s.draining.Store(true)
 		stopWatching()
-		healthy.Shutdown() // callers that look go elsewhere from now on
+		data.health.Shutdown() // callers that look go elsewhere from now on
+		control.health.Shutdown()
 		drained := make(chan struct{})
 		go func() {
 			defer close(drained)
-			rpc.GracefulStop() // tells connections to go away, and waits for their calls
+			data.rpc.GracefulStop() // tells connections to go away, and waits for their calls
 		}()
 		engine.Drain(ctx) // waits for the turns, and hands over what is left of them
 		stopDuties()
@@ -215,7 +223,7 @@ func (s *server) start(ctx context.Context) error {
 		select {
 		case <-drained:
 		case <-time.After(time.Second): // every turn has ended: what is left is a client that does not read
-			rpc.Stop()
+			data.rpc.Stop()
 		}
 		settle, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()
@@ -270,28 +278,6 @@ func (s *server) upstream(ctx context.Context) (*openai.Client, error) {
 	return client, nil
 }
 
-// serveAdmin answers whether the process lives and whether it can take turns.
-func (s *server) serveAdmin(ctx context.Context, store conversation.Store) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		if s.draining.Load() {
-			http.Error(w, "stopping", http.StatusServiceUnavailable)
-			return
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
-		defer cancel()
-		if err := store.Ping(ctx); err != nil {
-			http.Error(w, "the database cannot be written", http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = io.WriteString(w, "ok\n")
-	})
-	var err error
-	s.admin, err = s.serveHTTP(ctx, s.cfg.AdminListen, mux)
-	return err
-}
-
 // serveHTTP serves handler until the end and returns the address that it is bound to.
 func (s *server) serveHTTP(ctx context.Context, address string, handler http.Handler) (string, error) {
 	listener, err := listen(ctx, address)
@@ -320,58 +306,16 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 	return listener, nil
 }
 
-func authenticator(cfg *config.Config) (auth.Authenticator, error) {
-	keys := make([]auth.APIKey, len(cfg.Auth.APIKeys))
-	for i, k := range cfg.Auth.APIKeys {
-		keys[i] = auth.APIKey{SHA256: k.SHA256, Team: k.Team, Client: k.Client}
-	}
-	return auth.NewAPIKeys(keys)
-}
-
-// healthInterval is how often the database is asked whether it can be written.
-const healthInterval = 2 * time.Second
-
-// healthChecker returns a function that sets the health of each service to what the database allows. It is called by one
-// goroutine at a time.
-func healthChecker(healthy *health.Server, store conversation.Store, logger *slog.Logger) func(context.Context) {
-	services := []string{
-		"", chatsvcv1.ChatService_ServiceDesc.ServiceName, chatsvcv1.ConversationService_ServiceDesc.ServiceName,
-		chatsvcv1.CallerService_ServiceDesc.ServiceName,
-	}
-	last := healthpb.HealthCheckResponse_UNKNOWN
-	return func(ctx context.Context) {
-		ping, cancel := context.WithTimeout(ctx, healthInterval)
-		defer cancel()
-		err := store.Ping(ping)
-		if ctx.Err() != nil {
-			return
-		}
-		now := healthpb.HealthCheckResponse_SERVING
-		if err != nil {
-			now = healthpb.HealthCheckResponse_NOT_SERVING
-		}
-		if now == last {
-			return
-		}
-		switch {
-		case err != nil:
-			logger.ErrorContext(ctx, "the database cannot be written", "error", err)
-		case last == healthpb.HealthCheckResponse_NOT_SERVING:
-			logger.InfoContext(ctx, "the database can be written again")
-		}
-		for _, name := range services {
-			healthy.SetServingStatus(name, now)
-		}
-		last = now
-	}
-}
-
 // announce prints where the service is and, in dev, a line to paste.
 func (s *server) announce(out io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "chatsvc %s\n", version)
 	fmt.Fprintf(&b, "  data plane  %s\n", s.data)
-	fmt.Fprintf(&b, "  admin       http://%s/readyz\n", s.admin)
+	scheme, transport := "http", "-plaintext"
+	if s.certificates != nil {
+		scheme, transport = "https", "-insecure"
+	}
+	fmt.Fprintf(&b, "  admin       %s://%s/readyz\n", scheme, s.admin)
 	fmt.Fprintf(&b, "  database    %s\n", s.cfg.RedactedDatabase())
 	if s.cfg.Upstream.Mode == config.ModeSimulator {
 		fmt.Fprintln(&b, "  upstream    the embedded simulator: no key is used, nothing is billed")
@@ -383,7 +327,7 @@ func (s *server) announce(out io.Writer) error {
 		if s.cfg.DevKey.Reveal() != key {
 			key = "$CHATSVC_DEV_KEY"
 		}
-		fmt.Fprintf(&b, "\nTry it:\n\n  grpcurl -plaintext -H \"authorization: Bearer %s\" -d '{\"text\":\"Bonjour\"}' %s chatsvc.v1.ChatService/CreateTurn\n\n", key, s.data)
+		fmt.Fprintf(&b, "\nTry it:\n\n  grpcurl %s -H \"authorization: Bearer %s\" -d '{\"text\":\"Bonjour\"}' %s chatsvc.v1.ChatService/CreateTurn\n\n", transport, key, s.data)
 	}
 	_, err := io.WriteString(out, b.String())
 	return err

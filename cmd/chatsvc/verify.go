@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
+	"github.com/chatsvc/chatsvc/internal/tenant"
+)
+
+// maxGap is how many entries may be missing in one place; for each of them the verifier keeps room.
+const maxGap = 1 << 24
+
+// auditVerifyCommand verifies the audit.
+type auditVerifyCommand struct {
+	Head *auditHead `placeholder:"COUNT:HASH" help:"A head that was seen earlier, in the log or by audit head: the audit must go on from there."`
+	control
+}
+
+// auditHead is a head as text.
+type auditHead tenant.Head
+
+// UnmarshalText takes COUNT:HASH.
+func (h *auditHead) UnmarshalText(text []byte) error {
+	head, err := tenant.ParseHead(string(text))
+	*h = auditHead(head)
+	return err
+}
+
+// Run reads the audit and prints what is wrong with it; if nothing is, the head that it has. What is added while it runs is
+// nothing wrong.
+func (c *auditVerifyCommand) Run(ctx context.Context, std stdio) error {
+	return c.call(func(api controlPlane) error {
+		head, findings, err := verify(ctx, api, (*tenant.Head)(c.Head))
+		for _, f := range findings { // also of a verification that came to no end
+			if _, err := fmt.Fprintln(std.out, oneLine(f)); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err != nil:
+			return err
+		case len(findings) > 0:
+			return errors.New("the audit is not as it was written")
+		}
+		_, err = fmt.Fprintf(std.out, "%d entries, head %s\n", head.Count, head)
+		return err
+	})
+}
+
+// verify reads all entries, and returns their head and what is wrong with them. known is a head from before, or nil.
+func verify(ctx context.Context, api controlPlane, known *tenant.Head) (head tenant.Head, findings []string, err error) {
+	var verifier tenant.Verifier
+	found := func(more []tenant.Finding) {
+		for _, f := range more {
+			findings = append(findings, f.String())
+		}
+	}
+	// Whoever may not see the head may not see all entries either.
+	before, err := api.head(ctx)
+	if err != nil {
+		return head, nil, err
+	}
+	for shown, err := range api.listAudit(ctx, &chatsvcv1.ListAuditEntriesRequest{OrderBy: "sequence", PageSize: pageSize}) {
+		if err != nil {
+			return head, findings, err
+		}
+		if gap := shown.GetSequence() - verifier.Head().Count; gap > maxGap {
+			findings = append(findings, fmt.Sprintf("after entry %d comes entry %d: nothing from there on was looked at", verifier.Head().Count, shown.GetSequence()))
+			break
+		}
+		e, err := entryShown(shown)
+		if err != nil {
+			findings = append(findings, err.Error())
+		}
+		found(verifier.Add(e))
+		if fields := otherThanRecord(shown); len(fields) > 0 {
+			findings = append(findings, fmt.Sprintf("entry %d does not show the %s of its record", shown.GetSequence(), strings.Join(fields, ", ")))
+		}
+	}
+	after, err := api.head(ctx)
+	if err != nil {
+		return head, findings, err
+	}
+	head = verifier.Head()
+	if after.Count < head.Count {
+		findings = append(findings, fmt.Sprintf("there are %d entries, and the head says %d", head.Count, after.Count))
+	}
+	var heads []*tenant.Head
+	for _, h := range []*tenant.Head{known, &before, &after} {
+		appended := h == &after && h.Count > head.Count
+		if h != nil && !appended && !slices.ContainsFunc(heads, func(other *tenant.Head) bool { return *other == *h }) {
+			heads = append(heads, h)
+		}
+	}
+	found(verifier.Finish(heads...))
+	return head, findings, nil
+}
+
+// head returns the head of the audit.
+func (api controlPlane) head(ctx context.Context) (tenant.Head, error) {
+	h, err := api.audit.GetAuditHead(ctx, &chatsvcv1.GetAuditHeadRequest{})
+	if err != nil {
+		return tenant.Head{}, err
+	}
+	return tenant.ParseHead(fmt.Sprintf("%d:%s", h.GetCount(), h.GetHash()))
+}
+
+// entryShown returns what the verifier looks at.
+func entryShown(shown *chatsvcv1.AuditEntry) (*tenant.Entry, error) {
+	e := &tenant.Entry{
+		Sequence: shown.GetSequence(), Record: shown.GetRecord(),
+		Team: strings.TrimPrefix(shown.GetTeam(), "teams/"), Source: shown.GetSource(), Reason: shown.GetReason(),
+	}
+	if shown.GetCreateTime().IsValid() { // of a record that cannot be read there is none
+		e.Time = shown.GetCreateTime().AsTime()
+	}
+	hash, err := hex.DecodeString(shown.GetHash())
+	if err != nil || copy(e.Hash[:], hash) != len(hash) || len(hash) != len(e.Hash) {
+		return e, fmt.Errorf("entry %d has a hash that is none", e.Sequence)
+	}
+	return e, nil
+}
+
+// otherThanRecord names the fields of an entry that its record has otherwise, besides those that the verifier looks at.
+func otherThanRecord(shown *chatsvcv1.AuditEntry) (fields []string) {
+	record, err := tenant.ParseEntry(shown.GetRecord())
+	if err != nil {
+		return nil // the verifier says so
+	}
+	want := &chatsvcv1.AuditEntry{
+		Sequence: shown.GetSequence(), CreateTime: shown.GetCreateTime(), Reason: shown.GetReason(), Team: shown.GetTeam(), Source: shown.GetSource(),
+		Action: record.Action, Credential: record.Actor.Credential, Resource: record.Resource, TraceId: record.TraceID, Count: record.Count,
+		Record: shown.GetRecord(), Hash: shown.GetHash(),
+	}
+	switch record.Outcome {
+	case tenant.Changed:
+		want.Outcome = chatsvcv1.AuditOutcome_AUDIT_OUTCOME_CHANGED
+	case tenant.Denied:
+		want.Outcome = chatsvcv1.AuditOutcome_AUDIT_OUTCOME_DENIED
+	}
+	if record.Actor.Team != "" {
+		want.Actor = "teams/" + record.Actor.Team + "/clients/" + record.Actor.Client
+	}
+	for _, c := range record.Changes {
+		want.Changes = append(want.Changes, &chatsvcv1.AuditChange{Field: c.Field, OldValue: c.Old, NewValue: c.New})
+	}
+	if proto.Equal(shown, want) {
+		return nil
+	}
+	a, b := shown.ProtoReflect(), want.ProtoReflect()
+	for i := range a.Descriptor().Fields().Len() {
+		if field := a.Descriptor().Fields().Get(i); !a.Get(field).Equal(b.Get(field)) {
+			fields = append(fields, string(field.Name()))
+		}
+	}
+	return fields
+}

@@ -453,3 +453,37 @@ func TestDirectoryUnderWrites(t *testing.T) {
 	close(done)
 	wg.Wait()
 }
+
+// What another process has just made is looked for, but not as often as strangers ask for what nobody has.
+func TestDirectoryNewer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var reads atomic.Int64
+		down := false
+		d := tenant.NewDirectory(&script{changes: func(context.Context, int64) (*tenant.Changes, error) {
+			if down {
+				return nil, errDown
+			}
+			at := reads.Add(1)
+			return &tenant.Changes{Revision: at, Teams: []*tenant.Team{team("a", at)}}, nil
+		}}, slog.New(slog.DiscardHandler))
+		known, err := d.Refresh(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if newer := d.Newer(t.Context(), known); newer.Team("a").Revision != 2 {
+			t.Errorf("revision %d, want what the store has", newer.Team("a").Revision)
+		}
+		for range 1000 {
+			known = d.Newer(t.Context(), known)
+		}
+		if n := reads.Load(); n > 11 {
+			t.Errorf("%d reads at once", n)
+		}
+		time.Sleep(10 * time.Second)
+		down = true
+		if newer := d.Newer(t.Context(), known); newer != known {
+			t.Error("what cannot be read is not what was known")
+		}
+	})
+}

@@ -12,10 +12,6 @@ import (
 	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
-// ErrOtherTeam is in the chain of a NOT_FOUND whose resource exists, but is another team's. Callers do not see it: it is for
-// the audit.
-var ErrOtherTeam = errors.New("another team's")
-
 // Options is who is let in.
 type Options struct {
 	// APIKeys are the keys of the configuration.

@@ -119,12 +119,20 @@ func TestChain(t *testing.T) {
 			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1"},
 		},
 		{
+			name: "a turn that waited until its model was not allowed", authorization: []string{"Bearer sk-red"}, req: good, called: true,
+			handler: func(context.Context) error { // not this caller's doing, perhaps
+				return &conversation.Error{Reason: conversation.ModelNotAllowed, Message: "the model is not allowed", Turn: conversation.ID{1}}
+			},
+			code: codes.PermissionDenied, reason: "MODEL_NOT_ALLOWED",
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1", "turn": "turns/from-the-error"},
+		},
+		{
 			name: "a name of another team", authorization: []string{"Bearer sk-red"}, req: good, called: true,
 			handler: func(context.Context) error {
-				return &conversation.Error{Reason: conversation.NotFound, Message: "no such resource", Cause: auth.ErrOtherTeam}
+				return &conversation.Error{Reason: conversation.NotFound, Message: "no such resource", Cause: tenant.ErrOtherTeam}
 			},
 			code: codes.NotFound, reason: "NOT_FOUND", denial: "OTHER_TEAM",
-			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1", "error": auth.ErrOtherTeam.Error()},
+			line: map[string]any{"level": "INFO", "team": "red", "client": "web", "credential": "key:1", "error": tenant.ErrOtherTeam.Error()},
 		},
 		{
 			name: "bad request", authorization: []string{"Bearer sk-red"}, req: bad, code: codes.InvalidArgument, reason: "INVALID_REQUEST",

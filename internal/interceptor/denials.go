@@ -40,10 +40,15 @@ func denialOf(err error) string {
 	}
 	switch domain.Reason {
 	case conversation.CredentialMissing, conversation.CredentialInvalid, conversation.CredentialExpired, conversation.CredentialRevoked,
-		conversation.RoleMissing, conversation.IPNotAllowed, conversation.ModelNotAllowed:
+		conversation.RoleMissing, conversation.IPNotAllowed:
 		return string(domain.Reason)
+	case conversation.ModelNotAllowed:
+		if domain.Turn.IsZero() { // else it is the result of a turn, whoever reads it
+			return string(domain.Reason)
+		}
+		return ""
 	case conversation.NotFound:
-		if errors.Is(err, auth.ErrOtherTeam) {
+		if errors.Is(err, tenant.ErrOtherTeam) {
 			return tenant.OtherTeam
 		}
 		return ""

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
-	"github.com/chatsvc/chatsvc/internal/auth"
 	"github.com/chatsvc/chatsvc/internal/conversation"
 	"github.com/chatsvc/chatsvc/internal/tenant"
 )
@@ -46,9 +45,9 @@ func TestDenialOf(t *testing.T) {
 		nil:                           "",
 		errors.New("disk on fire"):    "",
 		status.Error(7, "of its own"): "",
-		auth.ErrOtherTeam:             "",
-		&conversation.Error{Reason: conversation.NotFound, Cause: fmt.Errorf("turns/1: %w", auth.ErrOtherTeam)}:        tenant.OtherTeam,
-		&conversation.Error{Reason: conversation.Internal, Cause: fmt.Errorf("turns/1: %w", auth.ErrOtherTeam)}:        "",
+		tenant.ErrOtherTeam:             "",
+		&conversation.Error{Reason: conversation.NotFound, Cause: fmt.Errorf("turns/1: %w", tenant.ErrOtherTeam)}:        tenant.OtherTeam,
+		&conversation.Error{Reason: conversation.Internal, Cause: fmt.Errorf("turns/1: %w", tenant.ErrOtherTeam)}:        "",
 		&conversation.Error{Reason: conversation.Internal, Cause: conversation.Errorf(conversation.RoleMissing, "no")}: "",
 	} {
 		if got := denialOf(err); got != want {

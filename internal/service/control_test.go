@@ -17,7 +17,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
-	"github.com/chatsvc/chatsvc/internal/auth"
 	"github.com/chatsvc/chatsvc/internal/conversation"
 	"github.com/chatsvc/chatsvc/internal/conversation/sqlstore"
 	"github.com/chatsvc/chatsvc/internal/tenant"
@@ -44,7 +43,7 @@ func serveControl(t *testing.T) control {
 	registry := tenant.NewRegistry(db, tenant.NewDirectory(db, slog.New(slog.DiscardHandler)))
 	otherTeams := new(atomic.Int64)
 	conn := serveOn(t, func(r grpc.ServiceRegistrar) { RegisterControl(r, registry, db) }, func(err error) {
-		if errors.Is(err, auth.ErrOtherTeam) {
+		if errors.Is(err, tenant.ErrOtherTeam) {
 			otherTeams.Add(1)
 		}
 	})

@@ -30,7 +30,7 @@ func (a allTeams) within(ctx context.Context, team string) (auth.Principal, erro
 		return p, err
 	}
 	if team != p.Team && !a.sees(p) {
-		return p, notFound(auth.ErrOtherTeam)
+		return p, notFound(tenant.ErrOtherTeam)
 	}
 	return p, nil
 }

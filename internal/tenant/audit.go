@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -19,6 +20,10 @@ const (
 
 // OtherTeam is the reason of a denial that the caller got as NOT_FOUND.
 const OtherTeam = "OTHER_TEAM"
+
+// ErrOtherTeam is in the chain of such a NOT_FOUND, for the audit alone: the name is of another team, whether or not there is
+// such a resource.
+var ErrOtherTeam = errors.New("another team's")
 
 // Entry is an entry of the audit. Its JSON is its record; see AuditService for the fields. What came from a stranger is
 // not in it, but for the address.

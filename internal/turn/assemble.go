@@ -153,7 +153,7 @@ func mayAsk(r *Request, model string) error {
 	if len(r.AllowedModels) == 0 || slices.Contains(r.AllowedModels, model) {
 		return nil
 	}
-	return conversation.Errorf(conversation.ModelNotAllowed, "the credential may not be used to ask the model %.128s", model)
+	return conversation.Errorf(conversation.ModelNotAllowed, "the credential that the turn was asked for with may not ask the model %.128s", model)
 }
 
 // reserve is how many tokens of the context are kept free for the answer.

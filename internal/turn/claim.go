@@ -54,9 +54,6 @@ func (e *Engine) startOrAttach(ctx context.Context, r *Request) (*Reader, error)
 		case first && c.run != nil:
 			return c.run.reader(0, true), nil
 		}
-		if err := e.mayAttach(ctx, r, c.Turn); err != nil {
-			return nil, about(err, c.Turn)
-		}
 		reader, err := e.attach(ctx, r.Team, c.Turn)
 		if err != nil {
 			return nil, about(err, c.Turn)
@@ -66,27 +63,6 @@ func (e *Engine) startOrAttach(ctx context.Context, r *Request) (*Reader, error)
 		}
 	}
 	return nil, conversation.Errorf(conversation.StoreUnavailable, "the turns with this request id fail as soon as they begin; try again")
-}
-
-// mayAttach refuses a turn whose model the request's credential may not ask: what a credential may not begin is not its to
-// follow by guessing the id of another's request. What counts is the model that the turn has asked, so a credential gets the
-// answer that it had also when the conversation has another model by now.
-func (e *Engine) mayAttach(ctx context.Context, r *Request, id conversation.ID) error {
-	if len(r.AllowedModels) == 0 {
-		return nil
-	}
-	t, err := e.o.Store.GetTurn(ctx, r.Team, id, false)
-	switch {
-	case errors.Is(err, conversation.ErrNotFound), err == nil && t.State == conversation.Failed:
-		return nil // there is nothing to attach to
-	case err != nil:
-		return err
-	}
-	model := t.Result.Model // of a turn that has ended, in the provider's words
-	if n := len(t.Result.Attempts); n > 0 {
-		model = t.Result.Attempts[n-1].Model
-	}
-	return mayAsk(r, model)
 }
 
 // about names the turn in the error of a call that was to attach to it.

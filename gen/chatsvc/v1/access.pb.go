@@ -34,7 +34,8 @@ const (
 	AccessRole_ACCESS_ROLE_VIEWER AccessRole = 2
 	// Manages the clients and keys of its team.
 	AccessRole_ACCESS_ROLE_TEAM_ADMIN AccessRole = 3
-	// Manages all teams. It does not read what is said in them.
+	// Manages all teams. It does not read what is said in them; but it can make itself a key that does, and the audit
+	// shows it.
 	AccessRole_ACCESS_ROLE_PLATFORM_ADMIN AccessRole = 4
 	// Reads teams, keys and the audit, and changes nothing.
 	AccessRole_ACCESS_ROLE_AUDITOR AccessRole = 5

@@ -160,7 +160,8 @@ type AuditEntry struct {
 	Actor string `protobuf:"bytes,7,opt,name=actor,proto3" json:"actor,omitempty"`
 	// The credential that the caller used, if it is known. It is not a secret.
 	Credential string `protobuf:"bytes,8,opt,name=credential,proto3" json:"credential,omitempty"`
-	// The address that the call came from.
+	// The address that the call came from. Of denials on the data plane, an IPv6 address is that of its /64, and `others` stands
+	// for more addresses than are told apart, or for one whose next entry could not wait for its minute when the server stopped.
 	Source string `protobuf:"bytes,9,opt,name=source,proto3" json:"source,omitempty"`
 	// The name of the resource that was changed.
 	Resource string `protobuf:"bytes,10,opt,name=resource,proto3" json:"resource,omitempty"`
@@ -168,8 +169,9 @@ type AuditEntry struct {
 	Changes []*AuditChange `protobuf:"bytes,11,rep,name=changes,proto3" json:"changes,omitempty"`
 	// The trace of the call.
 	TraceId string `protobuf:"bytes,12,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
-	// How many denials the entry stands for: on the data plane, those of one source and reason make at most one entry per minute,
-	// which also counts the ones since the entry before.
+	// How many denials the entry stands for. On the data plane, those of one source and reason make at most one entry per
+	// minute, which also counts the ones since the entry before. So it is on the control plane with those of a credential
+	// beyond 20 at once and one a second, and beyond 100 at once and one a second with those of all that do not work.
 	Count int64 `protobuf:"varint,13,opt,name=count,proto3" json:"count,omitempty"`
 	// What is hashed: a JSON object, byte by byte as it is stored.
 	Record []byte `protobuf:"bytes,14,opt,name=record,proto3" json:"record,omitempty"`

@@ -307,7 +307,8 @@ type Caller struct {
 	AllowedModels []string `protobuf:"bytes,5,rep,name=allowed_models,json=allowedModels,proto3" json:"allowed_models,omitempty"`
 	// The credential, as logs and the audit name it. It is not a secret.
 	Credential string `protobuf:"bytes,6,opt,name=credential,proto3" json:"credential,omitempty"`
-	// The methods that the caller may call, such as `chatsvc.v1.ChatService/CreateTurn`, in alphabetical order.
+	// The methods that the roles of the caller allow, such as `chatsvc.v1.ChatService/CreateTurn`, in alphabetical order: those of
+	// both listeners, and also those that answer UNIMPLEMENTED in this release.
 	Methods       []string `protobuf:"bytes,7,rep,name=methods,proto3" json:"methods,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -36,7 +36,11 @@ const (
 // revocation is effective on every replica within two seconds; calls that began before go on.
 //
 // ACCESS_ROLE_TEAM_ADMIN manages the keys of its own team, and grants caller, viewer and team admin; the other roles are
-// ACCESS_ROLE_PLATFORM_ADMIN's to grant. Another team's names answer NOT_FOUND, exactly as unknown ones.
+// ACCESS_ROLE_PLATFORM_ADMIN's to grant. Another team's names answer NOT_FOUND, exactly as unknown ones. The allowed_models
+// and allowed_cidrs of the key that an admin calls with do not bind the keys that it makes.
+//
+// A client has at most 1,000 keys that work and were not rotated, and a team at most 10,000 that work or have ended in the last 30
+// days: one more is FAILED_PRECONDITION / INVALID_STATE.
 type KeyServiceClient interface {
 	// Makes a key for a client. The client must exist and, as its team, not be disabled.
 	CreateKey(ctx context.Context, in *CreateKeyRequest, opts ...grpc.CallOption) (*Key, error)
@@ -120,7 +124,11 @@ func (c *keyServiceClient) RevokeKey(ctx context.Context, in *RevokeKeyRequest, 
 // revocation is effective on every replica within two seconds; calls that began before go on.
 //
 // ACCESS_ROLE_TEAM_ADMIN manages the keys of its own team, and grants caller, viewer and team admin; the other roles are
-// ACCESS_ROLE_PLATFORM_ADMIN's to grant. Another team's names answer NOT_FOUND, exactly as unknown ones.
+// ACCESS_ROLE_PLATFORM_ADMIN's to grant. Another team's names answer NOT_FOUND, exactly as unknown ones. The allowed_models
+// and allowed_cidrs of the key that an admin calls with do not bind the keys that it makes.
+//
+// A client has at most 1,000 keys that work and were not rotated, and a team at most 10,000 that work or have ended in the last 30
+// days: one more is FAILED_PRECONDITION / INVALID_STATE.
 type KeyServiceServer interface {
 	// Makes a key for a client. The client must exist and, as its team, not be disabled.
 	CreateKey(context.Context, *CreateKeyRequest) (*Key, error)

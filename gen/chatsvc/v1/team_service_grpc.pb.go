@@ -47,15 +47,19 @@ type TeamServiceClient interface {
 	GetTeam(ctx context.Context, in *GetTeamRequest, opts ...grpc.CallOption) (*Team, error)
 	// Lists teams by name.
 	ListTeams(ctx context.Context, in *ListTeamsRequest, opts ...grpc.CallOption) (*ListTeamsResponse, error)
-	// Changes a team, and disables or enables it. With an etag that is not the team's any more: ABORTED / ETAG_MISMATCH.
+	// Changes a team, and disables or enables it. With an etag that is not the team's any more: ABORTED / ETAG_MISMATCH. A caller
+	// cannot disable its own team: FAILED_PRECONDITION / INVALID_STATE.
 	UpdateTeam(ctx context.Context, in *UpdateTeamRequest, opts ...grpc.CallOption) (*Team, error)
-	// Makes a client of a team. One that exists is ALREADY_EXISTS.
+	// Makes a client of a team. One that exists is ALREADY_EXISTS. A team has at most 1,000: one more is FAILED_PRECONDITION /
+	// INVALID_STATE.
 	CreateClient(ctx context.Context, in *CreateClientRequest, opts ...grpc.CallOption) (*Client, error)
 	// Returns a client.
 	GetClient(ctx context.Context, in *GetClientRequest, opts ...grpc.CallOption) (*Client, error)
 	// Lists the clients of a team by name.
 	ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error)
-	// Changes a client, and disables or enables it. With an etag that is not the client's any more: ABORTED / ETAG_MISMATCH.
+	// Changes a client, and disables or enables it. With an etag that is not the client's any more: ABORTED / ETAG_MISMATCH. A
+	// caller cannot disable itself: FAILED_PRECONDITION / INVALID_STATE. Who disables or enables a client must be
+	// allowed to grant the roles of its keys that have not ended: PERMISSION_DENIED / ROLE_MISSING.
 	UpdateClient(ctx context.Context, in *UpdateClientRequest, opts ...grpc.CallOption) (*Client, error)
 }
 
@@ -165,15 +169,19 @@ type TeamServiceServer interface {
 	GetTeam(context.Context, *GetTeamRequest) (*Team, error)
 	// Lists teams by name.
 	ListTeams(context.Context, *ListTeamsRequest) (*ListTeamsResponse, error)
-	// Changes a team, and disables or enables it. With an etag that is not the team's any more: ABORTED / ETAG_MISMATCH.
+	// Changes a team, and disables or enables it. With an etag that is not the team's any more: ABORTED / ETAG_MISMATCH. A caller
+	// cannot disable its own team: FAILED_PRECONDITION / INVALID_STATE.
 	UpdateTeam(context.Context, *UpdateTeamRequest) (*Team, error)
-	// Makes a client of a team. One that exists is ALREADY_EXISTS.
+	// Makes a client of a team. One that exists is ALREADY_EXISTS. A team has at most 1,000: one more is FAILED_PRECONDITION /
+	// INVALID_STATE.
 	CreateClient(context.Context, *CreateClientRequest) (*Client, error)
 	// Returns a client.
 	GetClient(context.Context, *GetClientRequest) (*Client, error)
 	// Lists the clients of a team by name.
 	ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error)
-	// Changes a client, and disables or enables it. With an etag that is not the client's any more: ABORTED / ETAG_MISMATCH.
+	// Changes a client, and disables or enables it. With an etag that is not the client's any more: ABORTED / ETAG_MISMATCH. A
+	// caller cannot disable itself: FAILED_PRECONDITION / INVALID_STATE. Who disables or enables a client must be
+	// allowed to grant the roles of its keys that have not ended: PERMISSION_DENIED / ROLE_MISSING.
 	UpdateClient(context.Context, *UpdateClientRequest) (*Client, error)
 	mustEmbedUnimplementedTeamServiceServer()
 }

@@ -2,11 +2,12 @@ package tenant
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"time"
 
-	"golang.org/x/time/rate"
+	"github.com/chatsvc/chatsvc/internal/conversation"
 )
 
 const (
@@ -20,11 +21,10 @@ const (
 
 // Auditor records denials, and logs the head of the audit. It is safe for concurrent use.
 type Auditor struct {
-	store Store
-	log   *slog.Logger
-	folds *folds
-	// strangers bounds what callers without a name have recorded one by one.
-	strangers *rate.Limiter
+	store   Store
+	log     *slog.Logger
+	folds   *folds
+	singles *singles
 
 	// Those below belong to Run.
 	failing  bool      // what was denied cannot be written
@@ -34,20 +34,25 @@ type Auditor struct {
 
 // NewAuditor returns an auditor; Run has to run for what is denied on the data plane to be recorded.
 func NewAuditor(store Store, logger *slog.Logger) *Auditor {
-	return &Auditor{store: store, log: logger, folds: newFolds(), strangers: rate.NewLimiter(10, 100)}
+	return &Auditor{store: store, log: logger, folds: newFolds(), singles: newSingles()}
 }
 
-// DeniedControl records a denial on the control plane before it returns. What cannot be written is logged. Of
-// strangers, who could do it all day, it records so many a second one by one, and the others as DeniedData does.
+// DeniedControl records a denial on the control plane before it returns. Anybody could do it all day, so it records so
+// many a second of one credential one by one, and so many of all whose credential does not work, or who have none; the
+// others it counts as DeniedData does, and also one that certainly was not written. One of which that is open is logged.
 func (a *Auditor) DeniedControl(ctx context.Context, e Entry) {
-	if e.Actor == (Actor{}) && !a.strangers.Allow() {
+	if !a.singles.allow(e, time.Now()) {
 		a.DeniedData(e)
 		return
 	}
+	denial := e
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordLimit)
 	defer cancel()
 	e.Outcome, e.Count = Denied, 1
-	if err := a.store.Record(ctx, &e, false); err != nil {
+	switch err := a.store.Record(ctx, &e, false); {
+	case errors.Is(err, conversation.ErrNotWritten):
+		a.DeniedData(denial)
+	case err != nil:
 		a.log.ErrorContext(ctx, "a denial is not in the audit", "action", e.Action, "reason", e.Reason, "team", e.Team,
 			"credential", e.Actor.Credential, "source", e.Source, "error", err)
 	}
@@ -98,10 +103,13 @@ func (a *Auditor) writeDue(ctx context.Context) {
 	}
 }
 
-// writeRest writes what is due, and then all the rest under "others".
+// writeRest writes what is due, then what is the only source of its reason if its minute is over in the audit, and then all
+// the rest under "others".
 func (a *Auditor) writeRest(ctx context.Context) {
 	a.pause = time.Time{}
 	a.folds.sweep(time.Now())
+	a.writeDue(ctx)
+	a.folds.hurry(time.Now())
 	a.writeDue(ctx)
 	a.folds.gather(time.Now())
 	a.writeDue(ctx)

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/chatsvc/chatsvc/internal/conversation"
 	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
@@ -22,6 +23,7 @@ type ledger struct {
 	asked   atomic.Int64
 	down    atomic.Bool
 	hangs   atomic.Bool
+	refuses atomic.Bool
 	slow    atomic.Int64 // how long it takes, a time.Duration
 }
 
@@ -36,6 +38,9 @@ func (l *ledger) record(ctx context.Context, e *tenant.Entry, once bool) error {
 	l.asked.Add(1)
 	if l.down.Load() {
 		return errDown
+	}
+	if l.refuses.Load() {
+		return &conversation.Error{Reason: conversation.StoreUnavailable, Cause: conversation.ErrNotWritten}
 	}
 	key := [2]string{e.Source, e.Reason}
 	if last, ok := l.last[key]; once && ok && e.Time.Sub(last) < time.Minute {
@@ -266,6 +271,29 @@ func TestDenials(t *testing.T) {
 				t.Errorf("it logged %d times that it is over", n)
 			}
 		},
+		"an outage does not take their sources away": func(t *testing.T, o *office) {
+			o.ledger.down.Store(true)
+			for i := range 10 {
+				o.DeniedData(denial(fmt.Sprintf("192.0.2.%d", i), "A"))
+			}
+			time.Sleep(50 * time.Second)
+			o.ledger.down.Store(false)
+			time.Sleep(20 * time.Second)
+			if got := o.ledger.take(); strings.Contains(got, "others") || strings.Count(got, "/A×1") != 10 {
+				t.Error(got)
+			}
+		},
+		"another replica's entries do not take their sources away": func(t *testing.T, o *office) {
+			for i := range 20 {
+				source := fmt.Sprintf("192.0.2.%d", i)
+				o.ledger.wrote(source, "A", time.Now())
+				o.DeniedData(denial(source, "A"))
+			}
+			time.Sleep(2 * time.Minute)
+			if got := o.ledger.take(); strings.Contains(got, "others") || strings.Count(got, "/A×1") != 20 {
+				t.Error(got)
+			}
+		},
 		"DeniedData does not wait for a store that hangs": func(t *testing.T, o *office) {
 			o.ledger.hangs.Store(true)
 			begin := time.Now()
@@ -317,6 +345,20 @@ func TestDenials(t *testing.T) {
 				t.Error(got)
 			}
 		},
+		"the end leaves the only source of a reason its name": func(t *testing.T, o *office) {
+			for _, reason := range []string{"A", "B"} { // another replica was first, a minute ago when this one ends
+				o.ledger.wrote("192.0.2.1", reason, time.Now().Add(-59*time.Second))
+				o.DeniedData(denial("192.0.2.1", reason))
+			}
+			o.ledger.wrote("192.0.2.2", "B", time.Now().Add(-59*time.Second))
+			o.DeniedData(denial("192.0.2.2", "B"))
+			synctest.Wait()
+			time.Sleep(1500 * time.Millisecond) // the next try would be later
+			o.end()
+			if got := o.ledger.take(); got != "192.0.2.1/A×1 others/B×2" {
+				t.Error(got)
+			}
+		},
 		"the end logs what cannot be written": func(t *testing.T, o *office) {
 			o.DeniedData(denial("192.0.2.1", "A"))
 			synctest.Wait()
@@ -361,14 +403,32 @@ func TestDenials(t *testing.T) {
 			}
 		},
 		"on the control plane, one by one": func(t *testing.T, o *office) {
-			for range 500 {
+			for range 20 {
 				o.DeniedControl(t.Context(), named("web", "192.0.2.1", "A"))
 			}
-			if entries, denials := o.ledger.counts(); entries != 500 || denials != 500 {
+			for range 100 {
+				time.Sleep(time.Second)
+				o.DeniedControl(t.Context(), named("web", "192.0.2.1", "A"))
+			}
+			if entries, denials := o.ledger.counts(); entries != 120 || denials != 120 {
 				t.Errorf("%d entries for %d denials", entries, denials)
 			}
 			if e := o.ledger.at(0); e.Outcome != tenant.Denied || e.Actor.Client != "web" || e.Source != "192.0.2.1" {
 				t.Errorf("%+v", e)
+			}
+		},
+		"on the control plane, so many of each credential": func(t *testing.T, o *office) {
+			for range 500 {
+				o.DeniedControl(t.Context(), named("web", "192.0.2.1", "ROLE_MISSING"))
+				o.DeniedControl(t.Context(), named("app", "192.0.2.2", "OTHER_TEAM"))
+			}
+			synctest.Wait()
+			if entries, _ := o.ledger.counts(); entries != 42 {
+				t.Errorf("%d entries, want twenty of each, and one of each for the rest", entries)
+			}
+			time.Sleep(2 * time.Minute)
+			if entries, denials := o.ledger.counts(); entries > 44 || denials != 1000 {
+				t.Errorf("%d entries for %d denials", entries, denials)
 			}
 		},
 		"on the control plane, so many of strangers": func(t *testing.T, o *office) {
@@ -388,6 +448,53 @@ func TestDenials(t *testing.T) {
 			}
 			if entries, _ := o.ledger.counts(); entries < 150 {
 				t.Errorf("%d entries after a rest", entries)
+			}
+		},
+		"on the control plane, whoever's credential does not work is a stranger": func(t *testing.T, o *office) {
+			for i, reason := range []string{
+				"CREDENTIAL_MISSING", "CREDENTIAL_INVALID", "CREDENTIAL_EXPIRED", "CREDENTIAL_REVOKED", "IP_NOT_ALLOWED",
+			} {
+				for n := range 100 {
+					o.DeniedControl(t.Context(), named(fmt.Sprint(i, n), "192.0.2.1", reason))
+				}
+			}
+			synctest.Wait()
+			if entries, _ := o.ledger.counts(); entries != 104 {
+				t.Errorf("%d entries, want a hundred, and one for each reason of the rest", entries)
+			}
+			time.Sleep(2 * time.Minute)
+			if _, denials := o.ledger.counts(); denials != 500 {
+				t.Errorf("%d denials were counted", denials)
+			}
+		},
+		"on the control plane, more credentials than are told apart": func(t *testing.T, o *office) {
+			for range 2 {
+				for i := range 1200 {
+					o.DeniedControl(t.Context(), named(fmt.Sprint(i), "192.0.2.1", "A"))
+				}
+				synctest.Wait()
+				if entries, _ := o.ledger.counts(); entries < 1100 || entries > 1101 { // one for the rest, now or in a minute
+					t.Errorf("%d entries, want one for each of a thousand, a hundred of strangers, and one for the rest", entries)
+				}
+				time.Sleep(2 * time.Minute)
+				if _, denials := o.ledger.counts(); denials != 1200 {
+					t.Errorf("%d denials were counted", denials)
+				}
+				o.ledger.take() // those of then are forgotten by now
+			}
+		},
+		"on the control plane, what the database did not take is counted": func(t *testing.T, o *office) {
+			o.ledger.refuses.Store(true)
+			for range 3 {
+				o.DeniedControl(t.Context(), named("web", "192.0.2.1", "A"))
+			}
+			if n := o.book.count("a denial is not in the audit"); n != 0 {
+				t.Errorf("it was logged %d times", n)
+			}
+			o.ledger.refuses.Store(false)
+			time.Sleep(2 * time.Minute)
+			if _, denials := o.ledger.counts(); denials != 3 {
+				t.Errorf("%d denials were counted", denials)
 			}
 		},
 		"on the control plane, of a caller that has gone": func(t *testing.T, o *office) {

@@ -1,6 +1,8 @@
 package tenant_test
 
 import (
+	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -62,34 +64,18 @@ func TestBootstrapBesideOtherAdmins(t *testing.T) {
 
 func TestBootstrapWhereSomeIsThere(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct {
-		prepare func(d *desk) error
-		want    conversation.Reason // empty: it works
-	}{
-		"the team": {func(d *desk) error { d.team("platform"); return nil }, ""},
-		"both":     {func(d *desk) error { d.client("platform", "admin"); return nil }, ""},
-		"the team, disabled": {func(d *desk) error {
-			_, err := d.CreateTeam(d.t.Context(), by(""), tenant.Team{ID: "platform", Disabled: true})
-			return err
-		}, conversation.InvalidState},
-		"the client, disabled": {func(d *desk) error {
-			d.team("platform")
-			_, err := d.CreateClient(d.t.Context(), by(""), tenant.Client{Team: "platform", ID: "admin", Disabled: true})
-			return err
-		}, conversation.InvalidState},
+	for name, prepare := range map[string]func(d *desk){
+		"the team": func(d *desk) { d.team("platform") },
+		"both":     func(d *desk) { d.client("platform", "admin") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDesk(t, openStore(t))
-			if err := c.prepare(d); err != nil {
-				t.Fatal(err)
-			}
+			prepare(d)
 			before := d.view()
 			for _, again := range []bool{false, true} {
 				k, _, err := d.Bootstrap(t.Context(), again)
-				if c.want != "" {
-					refused(t, err, c.want)
-				} else if err != nil {
+				if err != nil {
 					t.Error(err)
 				} else if d.view().Key(k.ID) == nil {
 					t.Error("there is no key")
@@ -100,6 +86,63 @@ func TestBootstrapWhereSomeIsThere(t *testing.T) {
 			}
 			if was, is := before.Client("platform", "admin"), d.view().Client("platform", "admin"); was != nil && was.Revision != is.Revision {
 				t.Error("the client was written")
+			}
+		})
+	}
+}
+
+// The only admin has lost its team or client: only again gives them back, and the audit says so.
+func TestBootstrapWhereTheAdminIsDisabled(t *testing.T) {
+	t.Parallel()
+	disable := func(p *tenant.Profile) { p.Disabled = true }
+	for name, c := range map[string]struct {
+		disable func(d *desk) error
+		want    string
+	}{
+		"team": {func(d *desk) error {
+			_, err := d.UpdateTeam(d.t.Context(), by(""), "platform", 0, disable)
+			return err
+		}, "; team.disabled: true → false"},
+		"client": {func(d *desk) error {
+			_, err := d.UpdateClient(d.t.Context(), by(""), admin, "platform", "admin", 0, disable)
+			return err
+		}, "; client.disabled: true → false"},
+		"both": {func(d *desk) error {
+			_, err := d.UpdateTeam(d.t.Context(), by(""), "platform", 0, disable)
+			_, clientErr := d.UpdateClient(d.t.Context(), by(""), admin, "platform", "admin", 0, disable)
+			return errors.Join(err, clientErr)
+		}, "; team.disabled: true → false; client.disabled: true → false"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDesk(t, openStore(t))
+			if _, _, err := d.Bootstrap(t.Context(), false); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.disable(d); err != nil {
+				t.Fatal(err)
+			}
+			before := d.view()
+			_, _, err := d.Bootstrap(t.Context(), false)
+			refused(t, err, conversation.InvalidState)
+			if !strings.Contains(err.Error(), "disabled") {
+				t.Errorf("it says %v", err)
+			}
+			d.pass(time.Hour)
+			k, token, err := d.Bootstrap(t.Context(), true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := d.view()
+			team, client := v.Team("platform"), v.Client("platform", "admin")
+			if team.Disabled || client.Disabled || !v.Key(k.ID).Is(token) {
+				t.Errorf("there are %+v, %+v and %+v", team, client, v.Key(k.ID))
+			}
+			if was := before.Team("platform"); team.DisplayName != was.DisplayName || !team.CreateTime.Equal(was.CreateTime) {
+				t.Errorf("the team is %+v, and was %+v", team, was)
+			}
+			if _, last := d.last(); !strings.HasSuffix(last, c.want) {
+				t.Errorf("the audit has %s, want %s", last, c.want)
 			}
 		})
 	}

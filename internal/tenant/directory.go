@@ -48,6 +48,8 @@ type Directory struct {
 	// Those below belong to that goroutine.
 	failing  bool
 	failedAt time.Time
+	overtime bool // the last read took longer than it may
+	stranger Head // the last one that did not follow from what was known
 }
 
 // A read is one look at the store; its result may be looked at when done is closed.
@@ -184,30 +186,35 @@ func (d *Directory) read(ctx context.Context) (*View, error) {
 		known = &View{}
 	}
 	asOf := time.Now()
-	changes, err := d.changes(ctx, known.revision)
-	if err == nil && changes.Revision < known.revision {
-		// The database is an earlier one, restored from a backup: nothing of what is known can be relied on.
-		d.log.WarnContext(ctx, "the database is older than what was read from it; everything is read again",
-			"known_revision", known.revision, "revision", changes.Revision)
-		known, asOf = &View{}, time.Now()
-		changes, err = d.changes(ctx, 0)
-	}
+	changes, err := d.changes(ctx, known.head)
 	if err != nil {
 		return nil, err
+	}
+	if changes.All {
+		if known.head != (Head{}) && changes.Head != d.stranger {
+			// It was put back to an earlier one, as from a backup: nothing of what is known can be relied on. Or the last entry
+			// of the audit is not what its head says; then this is so at every read, until there is another entry.
+			d.stranger = changes.Head
+			d.log.WarnContext(ctx, "the audit is not the one that was read before; all teams and keys were read again",
+				"known_head", known.head.String(), "head", changes.Head.String())
+		}
+		known = &View{}
 	}
 	v := known.with(changes, asOf)
 	d.view.Store(v)
 	return v, nil
 }
 
-func (d *Directory) changes(ctx context.Context, after int64) (*Changes, error) {
+func (d *Directory) changes(ctx context.Context, after Head) (*Changes, error) {
 	limit := readLimit
-	if after == 0 {
+	if after == (Head{}) || d.overtime { // it may have been of everything
 		limit = fullReadLimit
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return d.store.Changes(ctx, after)
+	c, err := d.store.Changes(ctx, after)
+	d.overtime = err != nil && ctx.Err() != nil
+	return c, err
 }
 
 // note logs that reading fails, once, and that it does not any more.

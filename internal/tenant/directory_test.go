@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -58,11 +59,11 @@ func TestDirectoryRefreshSeesWhatWasWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var revision atomic.Int64
 		var reads atomic.Int64
-		d := tenant.NewDirectory(&script{changes: func(context.Context, int64) (*tenant.Changes, error) {
+		d := tenant.NewDirectory(&script{changes: func(context.Context, tenant.Head) (*tenant.Changes, error) {
 			reads.Add(1)
 			at := revision.Load() // a snapshot when the read begins
 			time.Sleep(time.Second)
-			return &tenant.Changes{Revision: at, Teams: []*tenant.Team{team("a", at)}}, nil
+			return &tenant.Changes{Head: upTo(at), Teams: []*tenant.Team{team("a", at)}}, nil
 		}}, slog.New(slog.DiscardHandler))
 		var wg sync.WaitGroup
 		refresh := func(want int64) {
@@ -92,7 +93,7 @@ func TestDirectoryRefreshSeesWhatWasWritten(t *testing.T) {
 func TestDirectoryRefreshWaitsNoLongerThanItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		d := tenant.NewDirectory(&script{changes: func(ctx context.Context, _ int64) (*tenant.Changes, error) {
+		d := tenant.NewDirectory(&script{changes: func(ctx context.Context, _ tenant.Head) (*tenant.Changes, error) {
 			<-ctx.Done() // each read has a limit of its own
 			return nil, ctx.Err()
 		}}, slog.New(slog.DiscardHandler))
@@ -110,10 +111,10 @@ func TestDirectoryFollows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var revision atomic.Int64
-		store := &script{wake: make(chan struct{}, 1), changes: func(_ context.Context, after int64) (*tenant.Changes, error) {
+		store := &script{wake: make(chan struct{}, 1), changes: func(_ context.Context, after tenant.Head) (*tenant.Changes, error) {
 			at := revision.Load()
-			c := &tenant.Changes{Revision: at}
-			if at > after {
+			c := &tenant.Changes{Head: upTo(at)}
+			if at > after.Count {
 				c.Teams = []*tenant.Team{team("a", at)}
 			}
 			return c, nil
@@ -141,8 +142,8 @@ func TestDirectoryViewsAreImmutable(t *testing.T) {
 	t.Parallel()
 	request := tenant.Digest{1}
 	var next *tenant.Changes
-	var asked int64
-	d := tenant.NewDirectory(&script{changes: func(_ context.Context, after int64) (*tenant.Changes, error) {
+	var asked tenant.Head
+	d := tenant.NewDirectory(&script{changes: func(_ context.Context, after tenant.Head) (*tenant.Changes, error) {
 		asked = after
 		return next, nil
 	}}, slog.New(slog.DiscardHandler))
@@ -156,25 +157,25 @@ func TestDirectoryViewsAreImmutable(t *testing.T) {
 		return v
 	}
 	first := refresh(tenant.Changes{
-		Revision: 3,
-		Teams:    []*tenant.Team{team("b", 1), team("a", 1)},
-		Clients:  []*tenant.Client{{Team: "a", ID: "x", Revision: 2}, {Team: "b", ID: "x", Revision: 2}},
-		Keys:     []*tenant.Key{{ID: "1", Team: "a", Client: "x", Request: request, Revision: 3}},
+		Head:    upTo(3),
+		Teams:   []*tenant.Team{team("b", 1), team("a", 1)},
+		Clients: []*tenant.Client{{Team: "a", ID: "x", Revision: 2}, {Team: "b", ID: "x", Revision: 2}},
+		Keys:    []*tenant.Key{{ID: "1", Team: "a", Client: "x", Request: request, Revision: 3}},
 	})
 	second := refresh(tenant.Changes{
-		Revision: 9,
-		Teams:    []*tenant.Team{team("a", 7), team("c", 7)},
-		Clients:  []*tenant.Client{{Team: "a", ID: "x", Revision: 8}, {Team: "a", ID: "w", Revision: 8}},
+		Head:    upTo(9),
+		Teams:   []*tenant.Team{team("a", 7), team("c", 7)},
+		Clients: []*tenant.Client{{Team: "a", ID: "x", Revision: 8}, {Team: "a", ID: "w", Revision: 8}},
 		Keys: []*tenant.Key{
 			{ID: "1", Team: "a", Client: "x", Request: request, Revision: 9},
 			{ID: "2", Team: "a", Client: "w", CreateTime: time.Unix(5, 0), Revision: 9},
 			{ID: "3", Team: "a", Client: "w", CreateTime: time.Unix(5, 0), Revision: 9},
 		},
 	})
-	if asked != 3 {
-		t.Errorf("asked for what is after %d, want 3", asked)
+	if asked != upTo(3) {
+		t.Errorf("asked for what is after %v, want %v", asked, upTo(3))
 	}
-	third := refresh(tenant.Changes{Revision: 9})
+	third := refresh(tenant.Changes{Head: upTo(9)})
 	describe := func(v *tenant.View) (s string) {
 		for _, tm := range v.Teams() {
 			s += fmt.Sprintf("%s@%d", tm.ID, tm.Revision)
@@ -212,29 +213,70 @@ func TestDirectoryViewsAreImmutable(t *testing.T) {
 	}
 }
 
+// upTo is a head of the audit.
+func upTo(count int64) tenant.Head { return tenant.Head{Count: count, Hash: tenant.Digest{1}} }
+
 func TestDirectoryOfARestoredDatabase(t *testing.T) {
 	t.Parallel()
-	answers := map[int64]*tenant.Changes{ // by after
-		0: {Revision: 9, Teams: []*tenant.Team{team("a", 3), team("new", 9)}},
-		9: {Revision: 9},
-	}
-	d := tenant.NewDirectory(&script{changes: func(_ context.Context, after int64) (*tenant.Changes, error) {
-		return answers[after], nil
-	}}, slog.New(slog.DiscardHandler))
-	for range 2 {
-		if v, err := d.Refresh(t.Context()); err != nil || v.Team("new") == nil {
-			t.Fatal(v, err)
+	var book logBook
+	var asked []tenant.Head
+	next := &tenant.Changes{Head: upTo(9), All: true, Teams: []*tenant.Team{team("a", 3), team("new", 9)}}
+	d := tenant.NewDirectory(&script{changes: func(_ context.Context, after tenant.Head) (*tenant.Changes, error) {
+		asked = append(asked, after)
+		return next, nil
+	}}, book.logger())
+	refresh := func(c *tenant.Changes) *tenant.View {
+		t.Helper()
+		next = c
+		v, err := d.Refresh(t.Context())
+		if err != nil {
+			t.Fatal(err)
 		}
+		return v
 	}
-	answers[0] = &tenant.Changes{Revision: 3, Teams: []*tenant.Team{team("a", 3)}}
-	answers[9] = &tenant.Changes{Revision: 3}
-	v, err := d.Refresh(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	const line = "the audit is not the one that was read before"
+	refresh(next)
+	if v := refresh(&tenant.Changes{Head: upTo(9)}); v.Team("new") == nil || book.count(line) != 0 {
+		t.Errorf("before it: %v, logged %d times", v.Teams(), book.count(line))
 	}
-	if v.Team("a") == nil || v.Team("new") != nil {
-		t.Errorf("after the restore: %v", v.Teams())
+	overtaken := tenant.Head{Count: 12, Hash: tenant.Digest{2}}
+	v := refresh(&tenant.Changes{Head: overtaken, All: true, Teams: []*tenant.Team{team("a", 3)}})
+	if v.Team("a") == nil || v.Team("new") != nil || book.count(line) != 1 {
+		t.Errorf("after it: %v, logged %d times", v.Teams(), book.count(line))
 	}
+	if v := refresh(&tenant.Changes{Head: overtaken}); v.Team("a") == nil || book.count(line) != 1 {
+		t.Errorf("and then: %v, logged %d times", v.Teams(), book.count(line))
+	}
+	if want := []tenant.Head{{}, upTo(9), upTo(9), overtaken}; !slices.Equal(asked, want) {
+		t.Errorf("asked for what is after %v, want %v", asked, want)
+	}
+}
+
+// A read that takes too long may be one of everything, for which there is more time.
+func TestDirectoryOfALargeRestoredDatabase(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := tenant.NewDirectory(&script{changes: func(ctx context.Context, after tenant.Head) (*tenant.Changes, error) {
+			c := &tenant.Changes{Head: upTo(1), All: true}
+			if after != (tenant.Head{}) {
+				c.Teams = []*tenant.Team{team("a", 1)}
+				select {
+				case <-time.After(10 * time.Second):
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+			return c, nil
+		}}, slog.New(slog.DiscardHandler))
+		for i, want := range []error{nil, context.DeadlineExceeded, nil, context.DeadlineExceeded} {
+			if _, err := d.Refresh(t.Context()); !errors.Is(err, want) {
+				t.Errorf("read %d: %v, want %v", i, err, want)
+			}
+		}
+		if d.Last().Team("a") == nil {
+			t.Error("it was never read")
+		}
+	})
 }
 
 func TestDirectoryFresh(t *testing.T) {
@@ -249,7 +291,7 @@ func TestDirectoryFresh(t *testing.T) {
 	setUp := func(t *testing.T) *state {
 		t.Helper()
 		s := &state{}
-		s.d = tenant.NewDirectory(&script{changes: func(ctx context.Context, _ int64) (*tenant.Changes, error) {
+		s.d = tenant.NewDirectory(&script{changes: func(ctx context.Context, _ tenant.Head) (*tenant.Changes, error) {
 			s.reads.Add(1)
 			at := s.revision.Load()
 			if answer := s.answer.Load(); answer != nil {
@@ -257,7 +299,7 @@ func TestDirectoryFresh(t *testing.T) {
 					return nil, err
 				}
 			}
-			return &tenant.Changes{Revision: at, Teams: []*tenant.Team{team("a", at)}}, nil
+			return &tenant.Changes{Head: upTo(at), Teams: []*tenant.Team{team("a", at)}}, nil
 		}}, slog.New(slog.DiscardHandler))
 		if _, err := s.d.Fresh(t.Context()); err != nil { // the first reads
 			t.Fatal(err)
@@ -384,7 +426,7 @@ func TestDirectoryLogsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var down atomic.Bool
 		var book logBook
-		followed(t, &script{wake: make(chan struct{}), changes: func(context.Context, int64) (*tenant.Changes, error) {
+		followed(t, &script{wake: make(chan struct{}), changes: func(context.Context, tenant.Head) (*tenant.Changes, error) {
 			if down.Load() {
 				return nil, errDown
 			}
@@ -460,12 +502,12 @@ func TestDirectoryNewer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var reads atomic.Int64
 		down := false
-		d := tenant.NewDirectory(&script{changes: func(context.Context, int64) (*tenant.Changes, error) {
+		d := tenant.NewDirectory(&script{changes: func(context.Context, tenant.Head) (*tenant.Changes, error) {
 			if down {
 				return nil, errDown
 			}
 			at := reads.Add(1)
-			return &tenant.Changes{Revision: at, Teams: []*tenant.Team{team("a", at)}}, nil
+			return &tenant.Changes{Head: upTo(at), Teams: []*tenant.Team{team("a", at)}}, nil
 		}}, slog.New(slog.DiscardHandler))
 		known, err := d.Refresh(t.Context())
 		if err != nil {

@@ -18,8 +18,9 @@ const (
 )
 
 // folds counts denials by source and reason until their entries are written. It is bounded in memory, and in what it
-// has written: any minute sees at most 40 entries of strangers, 20 of callers with a name, and one per reason of others.
-// add is safe for concurrent use, and nobody waits in it; the rest is for one goroutine.
+// has written: any minute sees at most 40 entries of strangers, 20 of callers with a name, and one per reason of others;
+// and besides, once, those that would have been of the minutes in which the database could not be written. add is safe
+// for concurrent use, and nobody waits in it; the rest is for one goroutine.
 type folds struct {
 	wake chan struct{} // holds one value if something is due
 
@@ -41,6 +42,7 @@ type fold struct {
 	next  time.Time
 	isDue bool // it is in folds.due
 	taken bool // it is being written
+	paid  bool // what waits has its place in the budget, though the database could not take it, or not yet
 }
 
 func newFolds() *folds {
@@ -144,7 +146,7 @@ func (fs *folds) take(now time.Time) (*fold, Entry) {
 		if f.entry.Count == 0 { // gathered
 			continue
 		}
-		if f.key.source != others && !fs.budgetOf(f).AllowN(now, 1) {
+		if f.key.source != others && !f.paid && !fs.budgetOf(f).AllowN(now, 1) {
 			into := fs.othersOf(f.key.reason)
 			into.merge(f.entry)
 			f.entry.Count = 0
@@ -152,7 +154,7 @@ func (fs *folds) take(now time.Time) (*fold, Entry) {
 			continue
 		}
 		e := f.entry
-		f.entry.Count, f.taken = 0, true
+		f.entry.Count, f.taken, f.paid = 0, true, true
 		return f, e
 	}
 	return nil, Entry{}
@@ -169,10 +171,10 @@ func (fs *folds) budgetOf(f *fold) *rate.Limiter {
 func (fs *folds) written(f *fold, next time.Time) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	f.next, f.taken = next, false
+	f.next, f.taken, f.paid = next, false, false
 }
 
-// giveBack returns what was taken but not written, to be tried again.
+// giveBack returns what was taken but not written, to be tried again; it keeps its place in the budget.
 func (fs *folds) giveBack(f *fold, e Entry, next time.Time) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -184,6 +186,25 @@ func (fs *folds) giveBack(f *fold, e Entry, next time.Time) {
 	f.next, f.taken = next, false
 }
 
+// hurry makes due what is the only source of its reason that waits, whatever it waits for: it may keep its source.
+func (fs *folds) hurry(now time.Time) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	sources := make(map[string]int)
+	for key, f := range fs.byKey {
+		if f.entry.Count > 0 {
+			sources[key.reason]++
+		}
+	}
+	for key, f := range fs.byKey {
+		o := fs.others[key.reason]
+		if f.entry.Count > 0 && sources[key.reason] == 1 && (o == nil || o.entry.Count == 0) {
+			f.next = now
+			fs.check(f, now)
+		}
+	}
+}
+
 // gather moves all that waits to the others, and makes those due.
 func (fs *folds) gather(now time.Time) {
 	fs.mu.Lock()
@@ -191,7 +212,7 @@ func (fs *folds) gather(now time.Time) {
 	for _, f := range fs.byKey {
 		if f.entry.Count > 0 {
 			fs.othersOf(f.key.reason).merge(f.entry)
-			f.entry.Count = 0
+			f.entry.Count, f.paid = 0, false
 		}
 	}
 	for _, f := range fs.others {

@@ -26,6 +26,16 @@ const (
 	MaxOverlap         = 30 * 24 * time.Hour
 )
 
+// How much there can be, because each process has all of it in memory. Clients and keys are never deleted.
+const (
+	maxClients  = 1000   // of a team
+	maxTeamKeys = 10_000 // of a team, that have not ended longer than keptInMind ago
+	maxLiveKeys = 1000   // of a client, that have neither ended nor been rotated
+)
+
+// keptInMind is how long a key that has ended counts, so that who makes keys and ends them has no more than who only makes them.
+const keptInMind = 30 * 24 * time.Hour
+
 // repeatable is how long the answer to a request that made a key can be had again.
 const repeatable = time.Hour
 
@@ -54,6 +64,9 @@ func (r *Registry) CreateKey(
 		}
 		expire, err := expireTime(spec.ExpireTime, now)
 		if err != nil {
+			return nil, err
+		}
+		if err := v.hasRoom(spec.Team, spec.Client, false, now); err != nil {
 			return nil, err
 		}
 		made = &Key{
@@ -100,6 +113,9 @@ func (r *Registry) RotateKey(
 				"the key was rotated already: rotate %s, which took its place", old.ReplacedBy)
 		case old.Ended(now):
 			return nil, conversation.Errorf(conversation.InvalidState, "the key has ended: make a new one")
+		}
+		if err := v.hasRoom(team, client, true, now); err != nil {
+			return nil, err
 		}
 		lifetime := min(old.ExpireTime.Sub(old.CreateTime), MaxKeyLifetime)
 		made = &Key{
@@ -160,6 +176,44 @@ func (v *View) enabled(team, client string) error {
 	return nil
 }
 
+// hasRoom returns nil if a team's client may have one more key; replacing says that it is in place of another.
+func (v *View) hasRoom(team, client string, replacing bool, now time.Time) error {
+	all, live := 0, 0
+	for _, k := range v.keys {
+		end := k.ExpireTime
+		if !k.RevokeTime.IsZero() && k.RevokeTime.Before(end) {
+			end = k.RevokeTime
+		}
+		if k.Team != team || now.Sub(end) > keptInMind {
+			continue
+		}
+		all++
+		if k.Client == client && !replacing && !k.Ended(now) && k.ReplacedBy == "" {
+			live++
+		}
+	}
+	switch {
+	case live >= maxLiveKeys:
+		return conversation.Errorf(conversation.InvalidState,
+			"client %s of team %s has %d keys that work, which is the most that a client can have: revoke some of them",
+			client, team, maxLiveKeys)
+	case all >= maxTeamKeys:
+		return conversation.Errorf(conversation.InvalidState,
+			"team %s has %d keys that work or have ended in the last 30 days, which is the most that a team can have", team, maxTeamKeys)
+	}
+	return nil
+}
+
+// liveRoles returns all roles of a client's keys that have not ended.
+func (v *View) liveRoles(team, client string, now time.Time) (roles Roles) {
+	for _, k := range v.keys {
+		if k.Team == team && k.Client == client && !k.Ended(now) {
+			roles |= k.Roles
+		}
+	}
+	return roles
+}
+
 // keyFor returns the key of a team's client that a caller wants to end or replace, who must be allowed to grant what it has.
 func (v *View) keyFor(granter Roles, team, client, id string) (*Key, error) {
 	k := v.Key(id)
@@ -203,10 +257,11 @@ func mayNotGrant(roles Roles) error {
 
 // expireTime is when a key that is made now ends.
 func expireTime(wanted, now time.Time) (time.Time, error) {
+	if wanted.IsZero() {
+		return now.Add(DefaultKeyLifetime), nil
+	}
 	wanted = wanted.UTC().Truncate(time.Microsecond)
 	switch {
-	case wanted.IsZero():
-		return now.Add(DefaultKeyLifetime), nil
 	case !wanted.After(now):
 		return time.Time{}, invalid("key.expire_time", "expire_time has passed")
 	case wanted.After(now.Add(MaxKeyLifetime)):

@@ -98,9 +98,9 @@ func TestCreateKeyRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := d.UpdateTeam(t.Context(), by(""), "off", 0, func(t *tenant.Team) { t.Disabled = true })
+	_, err := d.UpdateTeam(t.Context(), by(""), "off", 0, func(t *tenant.Profile) { t.Disabled = true })
 	off(err)
-	_, err = d.UpdateClient(t.Context(), by(""), "shop", "app", 0, func(c *tenant.Client) { c.Disabled = true })
+	_, err = d.UpdateClient(t.Context(), by(""), admin, "shop", "app", 0, func(c *tenant.Profile) { c.Disabled = true })
 	off(err)
 	before := len(d.entries())
 
@@ -121,6 +121,7 @@ func TestCreateKeyRefused(t *testing.T) {
 		"disabled team":       {admin, spec(func(s *tenant.KeySpec) { s.Team = "off" }), "", conversation.InvalidState},
 		"disabled client":     {admin, spec(func(s *tenant.KeySpec) { s.Client = "app" }), "", conversation.InvalidState},
 		"expired":             {admin, spec(func(s *tenant.KeySpec) { s.ExpireTime = d.now() }), "", conversation.InvalidRequest},
+		"just after no time":  {admin, spec(func(s *tenant.KeySpec) { s.ExpireTime = time.Time{}.Add(500) }), "", conversation.InvalidRequest},
 		"for too long":        {admin, spec(func(s *tenant.KeySpec) { s.ExpireTime = d.now().Add(366*day + time.Second) }), "", conversation.InvalidRequest},
 		"no CIDR":             {admin, spec(func(s *tenant.KeySpec) { s.AllowedCIDRs = make([]netip.Prefix, 1) }), "", conversation.InvalidRequest},
 		"too many CIDRs":      {admin, spec(func(s *tenant.KeySpec) { s.AllowedCIDRs = make([]netip.Prefix, 65) }), "", conversation.InvalidRequest},
@@ -441,7 +442,7 @@ func TestRotateKeyRefused(t *testing.T) {
 	refused(t, err, conversation.RequestIDReused)
 	_, _, err = d.RotateKey(t.Context(), by(""), admin, "shop", "web", boss.ID, day, id)
 	refused(t, err, conversation.RequestIDReused)
-	_, err = d.UpdateClient(t.Context(), by(""), "shop", "web", 0, func(c *tenant.Client) { c.Disabled = true })
+	_, err = d.UpdateClient(t.Context(), by(""), admin, "shop", "web", 0, func(c *tenant.Profile) { c.Disabled = true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -485,7 +486,7 @@ func TestRevokeKey(t *testing.T) {
 		t.Errorf("%d entries", n)
 	}
 	// What is disabled can still be revoked.
-	if _, err := d.UpdateTeam(t.Context(), by(""), "shop", 0, func(t *tenant.Team) { t.Disabled = true }); err != nil {
+	if _, err := d.UpdateTeam(t.Context(), by(""), "shop", 0, func(t *tenant.Profile) { t.Disabled = true }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.RevokeKey(t.Context(), by(""), admin, "shop", "web", boss.ID); err != nil {

@@ -60,7 +60,7 @@ func TestPausedProcess(t *testing.T) {
 		t.Skip("it is run by TestDirectoryFreshInAProcessThatIsStopped")
 	}
 	var reads atomic.Int64
-	d := tenant.NewDirectory(&script{changes: func(ctx context.Context, _ int64) (*tenant.Changes, error) {
+	d := tenant.NewDirectory(&script{changes: func(ctx context.Context, _ tenant.Head) (*tenant.Changes, error) {
 		if reads.Add(1) == 2 {
 			if _, err := fmt.Fprintln(os.Stdout, "reading"); err != nil {
 				return nil, err

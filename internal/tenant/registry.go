@@ -15,16 +15,18 @@ const tries = 10
 // with its entry of the audit; by is that entry with who calls, from where, what, and in which trace: the rest is
 // filled in. Errors are *conversation.Error, or those of a context that ended. It is safe for concurrent use.
 type Registry struct {
+	// Now is the time at which changes are made; nil is time.Now. It is set before the first call.
+	Now func() time.Time
+
 	store     Store
 	directory *Directory
-	now       func() time.Time
 	// again is held by who tries again, so that many changes of one row in this process do not defeat each other for ever.
 	again chan struct{}
 }
 
 // NewRegistry returns a registry over a store and its directory.
 func NewRegistry(store Store, directory *Directory) *Registry {
-	return &Registry{store: store, directory: directory, now: time.Now, again: make(chan struct{}, 1)}
+	return &Registry{store: store, directory: directory, again: make(chan struct{}, 1)}
 }
 
 // View returns everything as of now.
@@ -47,7 +49,11 @@ func (r *Registry) write(ctx context.Context, by Entry, decide func(v *View, now
 		if viewErr != nil {
 			return viewErr
 		}
-		now := r.now().UTC().Truncate(time.Microsecond) // as databases keep it
+		now := time.Now()
+		if r.Now != nil {
+			now = r.Now()
+		}
+		now = now.UTC().Truncate(time.Microsecond) // as databases keep it
 		e := by
 		e.Time, e.Outcome = now, Changed
 		change, decideErr := decide(v, now, &e)
@@ -77,8 +83,8 @@ func (r *Registry) CreateTeam(ctx context.Context, by Entry, t Team) (*Team, err
 		if v.Team(t.ID) != nil {
 			return nil, ErrExists
 		}
-		made = newTeam(t, now)
-		e.Team, e.Resource, e.Changes = made.ID, made.Name(), made.changes(&Team{})
+		made = &Team{ID: t.ID, Profile: t.begun(now)}
+		e.Team, e.Resource, e.Changes = made.ID, made.Name(), made.changes(Profile{})
 		return &Change{Team: made}, nil
 	})
 	if err != nil {
@@ -87,14 +93,11 @@ func (r *Registry) CreateTeam(ctx context.Context, by Entry, t Team) (*Team, err
 	return made, nil
 }
 
-func newTeam(t Team, now time.Time) *Team {
-	return &Team{ID: t.ID, DisplayName: t.DisplayName, Disabled: t.Disabled, CreateTime: now, UpdateTime: now}
-}
-
 // UpdateTeam has change change DisplayName and Disabled of a team; it is called again when something else was written
 // in between. A revision that is not 0 must be the team's: ErrChanged. A change that changes nothing writes nothing. A
-// team that does not exist is conversation.ErrNotFound.
-func (r *Registry) UpdateTeam(ctx context.Context, by Entry, id string, revision int64, change func(*Team)) (*Team, error) {
+// team that does not exist is conversation.ErrNotFound. Nobody can disable their own, and shut themselves out:
+// INVALID_STATE.
+func (r *Registry) UpdateTeam(ctx context.Context, by Entry, id string, revision int64, change func(*Profile)) (*Team, error) {
 	var result *Team
 	err := r.write(ctx, by, func(v *View, now time.Time, e *Entry) (*Change, error) {
 		old := v.Team(id)
@@ -104,19 +107,19 @@ func (r *Registry) UpdateTeam(ctx context.Context, by Entry, id string, revision
 		if revision != 0 && revision != old.Revision {
 			return nil, ErrChanged
 		}
-		wanted := *old
-		change(&wanted)
-		updated := *old
-		updated.DisplayName, updated.Disabled = wanted.DisplayName, wanted.Disabled
-		if err := checkDisplayName(updated.DisplayName); err != nil {
+		profile, changes, err := old.updated(change, now)
+		if err != nil {
 			return nil, err
 		}
-		e.Team, e.Resource, e.Changes = id, old.Name(), updated.changes(old)
-		if len(e.Changes) == 0 {
-			result = old
+		updated := *old
+		updated.Profile, result = profile, &updated
+		if len(changes) == 0 {
 			return nil, nil
 		}
-		updated.UpdateTime, result = now, &updated
+		if updated.Disabled && !old.Disabled && by.Actor.Team == id {
+			return nil, mayNotDisable("team " + id)
+		}
+		e.Team, e.Resource, e.Changes = id, old.Name(), changes
 		return &Change{Team: &updated}, nil
 	})
 	if err != nil {
@@ -138,8 +141,12 @@ func (r *Registry) CreateClient(ctx context.Context, by Entry, c Client) (*Clien
 		if v.Client(c.Team, c.ID) != nil {
 			return nil, ErrExists
 		}
-		made = newClient(c, now)
-		e.Team, e.Resource, e.Changes = c.Team, made.Name(), made.changes(&Client{})
+		if len(v.clients[c.Team]) >= maxClients {
+			return nil, conversation.Errorf(conversation.InvalidState,
+				"team %s has %d clients, which is the most that a team can have", c.Team, maxClients)
+		}
+		made = &Client{Team: c.Team, ID: c.ID, Profile: c.begun(now)}
+		e.Team, e.Resource, e.Changes = c.Team, made.Name(), made.changes(Profile{})
 		return &Change{Client: made}, nil
 	})
 	if err != nil {
@@ -148,15 +155,10 @@ func (r *Registry) CreateClient(ctx context.Context, by Entry, c Client) (*Clien
 	return made, nil
 }
 
-func newClient(c Client, now time.Time) *Client {
-	return &Client{
-		Team: c.Team, ID: c.ID, DisplayName: c.DisplayName, Disabled: c.Disabled, CreateTime: now, UpdateTime: now,
-	}
-}
-
-// UpdateClient is UpdateTeam for a client.
+// UpdateClient is UpdateTeam for a client. granter is the roles of the caller: who disables or enables a client ends or
+// revives its keys, and so must be allowed to grant what those have, else it is ROLE_MISSING.
 func (r *Registry) UpdateClient(
-	ctx context.Context, by Entry, team, id string, revision int64, change func(*Client),
+	ctx context.Context, by Entry, granter Roles, team, id string, revision int64, change func(*Profile),
 ) (*Client, error) {
 	var result *Client
 	err := r.write(ctx, by, func(v *View, now time.Time, e *Entry) (*Change, error) {
@@ -167,23 +169,37 @@ func (r *Registry) UpdateClient(
 		if revision != 0 && revision != old.Revision {
 			return nil, ErrChanged
 		}
-		wanted := *old
-		change(&wanted)
-		updated := *old
-		updated.DisplayName, updated.Disabled = wanted.DisplayName, wanted.Disabled
-		if err := checkDisplayName(updated.DisplayName); err != nil {
+		profile, changes, err := old.updated(change, now)
+		if err != nil {
 			return nil, err
 		}
-		e.Team, e.Resource, e.Changes = team, old.Name(), updated.changes(old)
-		if len(e.Changes) == 0 {
-			result = old
+		updated := *old
+		updated.Profile, result = profile, &updated
+		if len(changes) == 0 {
 			return nil, nil
 		}
-		updated.UpdateTime, result = now, &updated
+		if updated.Disabled && !old.Disabled && by.Actor.Team == team && by.Actor.Client == id {
+			return nil, mayNotDisable("client " + team + "/" + id)
+		}
+		if roles := v.liveRoles(team, id, now); updated.Disabled != old.Disabled && !granter.MayGrant(roles) {
+			return nil, conversation.Errorf(conversation.RoleMissing,
+				"your roles do not allow you to disable or enable a client that has a key with the roles %s", roles)
+		}
+		e.Team, e.Resource, e.Changes = team, old.Name(), changes
 		return &Change{Client: &updated}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return result, nil
+}
+
+// begun returns what of p a new team or client has.
+func (p Profile) begun(now time.Time) Profile {
+	return Profile{DisplayName: p.DisplayName, Disabled: p.Disabled, CreateTime: now, UpdateTime: now}
+}
+
+func mayNotDisable(own string) error {
+	return conversation.Errorf(conversation.InvalidState,
+		"%s is your own, and disabling it would shut you out: have another admin do it", own)
 }

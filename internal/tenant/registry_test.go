@@ -2,6 +2,7 @@ package tenant_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,7 +29,7 @@ func newDesk(t *testing.T, store tenant.Store) *desk {
 	t.Helper()
 	d := &desk{t: t, store: store, time: time.Date(2030, 1, 2, 3, 4, 5, 678_901_000, time.UTC)}
 	d.Registry = tenant.NewRegistry(store, tenant.NewDirectory(store, slog.New(slog.DiscardHandler)))
-	d.SetClock(d.now)
+	d.Now = d.now
 	return d
 }
 
@@ -135,12 +136,12 @@ func TestCreateTeam(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, openStore(t))
 	made, err := d.CreateTeam(t.Context(), by("CreateTeam"), tenant.Team{
-		ID: "shop", DisplayName: "Der Laden", CreateTime: time.Unix(1, 0), Revision: 77,
+		ID: "shop", Profile: tenant.Profile{DisplayName: "Der Laden", CreateTime: time.Unix(1, 0)}, Revision: 77,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := tenant.Team{ID: "shop", DisplayName: "Der Laden", CreateTime: d.now(), UpdateTime: d.now(), Revision: 1}
+	want := tenant.Team{ID: "shop", Profile: tenant.Profile{DisplayName: "Der Laden", CreateTime: d.now(), UpdateTime: d.now()}, Revision: 1}
 	if *made != want {
 		t.Errorf("made %+v, want %+v", *made, want)
 	}
@@ -151,7 +152,7 @@ func TestCreateTeam(t *testing.T) {
 	if _, err := d.CreateTeam(t.Context(), by("CreateTeam"), tenant.Team{ID: "shop"}); !errors.Is(err, tenant.ErrExists) {
 		t.Errorf("again: %v", err)
 	}
-	if _, err := d.CreateTeam(t.Context(), by("CreateTeam"), tenant.Team{ID: "off", Disabled: true}); err != nil {
+	if _, err := d.CreateTeam(t.Context(), by("CreateTeam"), tenant.Team{ID: "off", Profile: tenant.Profile{Disabled: true}}); err != nil {
 		t.Fatal(err)
 	}
 	d.wantLast(2, "CreateTeam off teams/off disabled:  → true")
@@ -178,11 +179,11 @@ func TestIDs(t *testing.T) {
 		refused(t, err, conversation.InvalidRequest)
 	}
 	for _, name := range []string{strings.Repeat("x", 129), "\xff"} {
-		_, err := d.CreateTeam(t.Context(), by(""), tenant.Team{ID: "named", DisplayName: name})
+		_, err := d.CreateTeam(t.Context(), by(""), tenant.Team{ID: "named", Profile: tenant.Profile{DisplayName: name}})
 		refused(t, err, conversation.InvalidRequest)
-		_, err = d.UpdateTeam(t.Context(), by(""), "owner", 0, func(t *tenant.Team) { t.DisplayName = name })
+		_, err = d.UpdateTeam(t.Context(), by(""), "owner", 0, func(t *tenant.Profile) { t.DisplayName = name })
 		refused(t, err, conversation.InvalidRequest)
-		_, err = d.UpdateClient(t.Context(), by(""), "owner", "a", 0, func(c *tenant.Client) { c.DisplayName = name })
+		_, err = d.UpdateClient(t.Context(), by(""), admin, "owner", "a", 0, func(c *tenant.Profile) { c.DisplayName = name })
 		refused(t, err, conversation.InvalidRequest)
 	}
 	if m, _ := d.last(); m != n {
@@ -196,17 +197,18 @@ func TestUpdateTeam(t *testing.T) {
 	d.team("shop")
 	made := d.view().Team("shop")
 	d.pass(time.Hour)
-	disable := func(t *tenant.Team) { t.Disabled = true }
+	disable := func(t *tenant.Profile) { t.Disabled = true }
 
-	updated, err := d.UpdateTeam(t.Context(), by("UpdateTeam"), "shop", made.Revision, func(t *tenant.Team) {
+	updated, err := d.UpdateTeam(t.Context(), by("UpdateTeam"), "shop", made.Revision, func(t *tenant.Profile) {
 		t.DisplayName, t.Disabled = "Shop", true
-		t.ID, t.CreateTime, t.Revision = "other", time.Time{}, 99 // not its business
+		t.CreateTime, t.UpdateTime = time.Time{}, time.Time{} // not its business
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := tenant.Team{
-		ID: "shop", DisplayName: "Shop", Disabled: true, CreateTime: made.CreateTime, UpdateTime: d.now(), Revision: 2,
+		ID: "shop", Revision: 2,
+		Profile: tenant.Profile{DisplayName: "Shop", Disabled: true, CreateTime: made.CreateTime, UpdateTime: d.now()},
 	}
 	if *updated != want || *d.view().Team("shop") != want {
 		t.Errorf("updated to %+v, stored %+v", *updated, *d.view().Team("shop"))
@@ -229,7 +231,7 @@ func TestUpdateTeam(t *testing.T) {
 	}
 	_, err = d.UpdateTeam(t.Context(), by("UpdateTeam"), "nobody", 0, disable)
 	refused(t, err, conversation.NotFound)
-	if _, err = d.UpdateTeam(t.Context(), by("UpdateTeam"), "shop", 0, func(t *tenant.Team) { t.Disabled = false }); err != nil {
+	if _, err = d.UpdateTeam(t.Context(), by("UpdateTeam"), "shop", 0, func(t *tenant.Profile) { t.Disabled = false }); err != nil {
 		t.Fatal(err)
 	}
 	d.wantLast(3, "UpdateTeam shop teams/shop disabled: true → false")
@@ -242,11 +244,13 @@ func TestClients(t *testing.T) {
 	refused(t, err, conversation.NotFound)
 	d.team("shop")
 	d.team("bank")
-	made, err := d.CreateClient(t.Context(), by("CreateClient"), tenant.Client{Team: "shop", ID: "web", DisplayName: "Web"})
+	made, err := d.CreateClient(t.Context(), by("CreateClient"), tenant.Client{Team: "shop", ID: "web", Profile: tenant.Profile{DisplayName: "Web"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := tenant.Client{Team: "shop", ID: "web", DisplayName: "Web", CreateTime: d.now(), UpdateTime: d.now(), Revision: 3}
+	want := tenant.Client{
+		Team: "shop", ID: "web", Profile: tenant.Profile{DisplayName: "Web", CreateTime: d.now(), UpdateTime: d.now()}, Revision: 3,
+	}
 	if *made != want || *d.view().Client("shop", "web") != want {
 		t.Errorf("made %+v", *made)
 	}
@@ -257,9 +261,9 @@ func TestClients(t *testing.T) {
 	d.client("bank", "web") // another one
 
 	d.pass(time.Minute)
-	updated, err := d.UpdateClient(t.Context(), by("UpdateClient"), "shop", "web", made.Revision, func(c *tenant.Client) {
+	updated, err := d.UpdateClient(t.Context(), by("UpdateClient"), admin, "shop", "web", made.Revision, func(c *tenant.Profile) {
 		c.Disabled = true
-		c.Team, c.ID = "bank", "other" // not its business
+		c.CreateTime = time.Time{} // not its business
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -269,19 +273,196 @@ func TestClients(t *testing.T) {
 		t.Errorf("updated to %+v", *updated)
 	}
 	d.wantLast(5, "UpdateClient shop teams/shop/clients/web disabled: false → true")
-	disable := func(c *tenant.Client) { c.Disabled = true }
-	if same, err := d.UpdateClient(t.Context(), by(""), "shop", "web", updated.Revision, disable); err != nil || *same != want {
+	disable := func(c *tenant.Profile) { c.Disabled = true }
+	if same, err := d.UpdateClient(t.Context(), by(""), admin, "shop", "web", updated.Revision, disable); err != nil || *same != want {
 		t.Errorf("a change that changes nothing: %+v, %v", same, err)
 	}
-	if _, err := d.UpdateClient(t.Context(), by(""), "shop", "web", made.Revision, disable); !errors.Is(err, tenant.ErrChanged) {
+	if _, err := d.UpdateClient(t.Context(), by(""), admin, "shop", "web", made.Revision, disable); !errors.Is(err, tenant.ErrChanged) {
 		t.Errorf("with an old revision: %v", err)
 	}
 	for _, name := range [][2]string{{"shop", "app"}, {"nobody", "web"}} {
-		_, err := d.UpdateClient(t.Context(), by(""), name[0], name[1], 0, disable)
+		_, err := d.UpdateClient(t.Context(), by(""), admin, name[0], name[1], 0, disable)
 		refused(t, err, conversation.NotFound)
 	}
 	if n := len(d.entries()); n != 5 {
 		t.Errorf("%d entries", n)
+	}
+}
+
+// Who would shut themselves out is refused; what is theirs to change besides that, they change.
+func TestNobodyDisablesTheirOwn(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, openStore(t))
+	d.client("ops", "cli") // as by has it
+	d.client("ops", "other")
+	d.client("shop", "cli")
+	disable := func(p *tenant.Profile) { p.DisplayName, p.Disabled = "x", true }
+	before := d.view()
+	_, err := d.UpdateTeam(t.Context(), by(""), "ops", 0, disable)
+	refused(t, err, conversation.InvalidState)
+	_, err = d.UpdateClient(t.Context(), by(""), admin, "ops", "cli", 0, disable)
+	refused(t, err, conversation.InvalidState)
+	if v := d.view(); *v.Team("ops") != *before.Team("ops") || *v.Client("ops", "cli") != *before.Client("ops", "cli") || len(d.entries()) != 5 {
+		t.Error("what was refused is written")
+	}
+	rename := func(p *tenant.Profile) { p.DisplayName = "x" }
+	_, team := d.UpdateTeam(t.Context(), by(""), "ops", 0, rename)
+	_, own := d.UpdateClient(t.Context(), by(""), admin, "ops", "cli", 0, rename)
+	_, sibling := d.UpdateClient(t.Context(), by(""), admin, "ops", "other", 0, disable)
+	_, namesake := d.UpdateClient(t.Context(), by(""), admin, "shop", "cli", 0, disable)
+	if err := errors.Join(team, own, sibling, namesake); err != nil {
+		t.Error(err)
+	}
+}
+
+// A client can be disabled and enabled by who may end its keys, and make them.
+func TestDisablingAClientOfAnAdmin(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		key     tenant.Roles
+		revoked bool
+		granter tenant.Roles
+		reason  conversation.Reason
+	}{
+		"no key":                     {granter: teamAdmin},
+		"a key within the team":      {key: tenant.RolesOf(tenant.RoleCaller, tenant.RoleTeamAdmin), granter: teamAdmin},
+		"a key of all teams":         {key: tenant.RolesOf(tenant.RolePlatformAdmin), granter: teamAdmin, reason: conversation.RoleMissing},
+		"a key of the audit":         {key: tenant.RolesOf(tenant.RoleAuditor), granter: teamAdmin, reason: conversation.RoleMissing},
+		"one that has ended":         {key: tenant.RolesOf(tenant.RolePlatformAdmin), revoked: true, granter: teamAdmin},
+		"by an admin of all teams":   {key: tenant.RolesOf(tenant.RolePlatformAdmin), granter: admin},
+		"by nobody who grants a key": {key: tenant.RolesOf(tenant.RoleCaller), reason: conversation.RoleMissing},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := shop(t)
+			d.client("shop", "other")
+			if c.key != 0 {
+				k, _ := d.key(tenant.KeySpec{Roles: c.key})
+				d.key(tenant.KeySpec{}) // what counts is all of them
+				if c.revoked {
+					if _, err := d.RevokeKey(t.Context(), by(""), admin, "shop", "web", k.ID); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for _, disabled := range []bool{true, false} {
+				set := func(p *tenant.Profile) { p.Disabled = disabled }
+				got, err := d.UpdateClient(t.Context(), by(""), c.granter, "shop", "web", 0, set)
+				switch {
+				case c.reason != "":
+					refused(t, err, c.reason)
+					if d.view().Client("shop", "web").Disabled == disabled {
+						t.Error("what was refused is written")
+					}
+				case err != nil || got.Disabled != disabled:
+					t.Errorf("%+v, %v", got, err)
+				}
+				if _, err := d.UpdateClient(t.Context(), by(""), admin, "shop", "web", 0, set); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := d.UpdateClient(t.Context(), by(""), c.granter, "shop", "web", 0, func(p *tenant.Profile) { p.DisplayName = "x" }); err != nil {
+				t.Errorf("the display name: %v", err)
+			}
+		})
+	}
+}
+
+func TestHowManyThereCanBe(t *testing.T) {
+	t.Parallel()
+	d := shop(t)
+	d.client("shop", "other")
+	d.client("full", "web")
+	put := func(c *tenant.Change) {
+		t.Helper()
+		e := by("put")
+		if err := d.store.Put(t.Context(), c, &e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create := func(team, client string) (*tenant.Key, error) {
+		k, _, err := d.CreateKey(t.Context(), by(""), admin, tenant.KeySpec{Team: team, Client: client}, "")
+		return k, err
+	}
+	rotate := func(k *tenant.Key) error {
+		_, _, err := d.RotateKey(t.Context(), by(""), admin, k.Team, k.Client, k.ID, 0, "")
+		return err
+	}
+	made := 0
+	// keys puts some that have ended, or not, besides one that is not to count: another team's, or another client's.
+	keys := func(n int, team, client string, expire time.Time) {
+		t.Helper()
+		c := &tenant.Change{}
+		for range n {
+			made++
+			c.Keys = append(c.Keys, &tenant.Key{
+				ID: fmt.Sprint("k", made), Team: team, Client: client, Digest: tenant.Digest{1, byte(made), byte(made >> 8)}, ExpireTime: expire,
+			})
+		}
+		put(c)
+	}
+	keys(150, "shop", "web", d.now()) // ended
+	keys(998, "shop", "web", d.now().Add(day))
+	keys(999, "shop", "other", d.now().Add(day))
+	last, err := create("shop", "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last, _, err = d.RotateKey(t.Context(), by(""), admin, "shop", "web", last.ID, day, ""); err != nil { // both work
+		t.Fatal(err)
+	}
+	thousandth, err := create("shop", "web")
+	if err != nil {
+		t.Fatalf("the thousandth key of a client: %v", err)
+	}
+	_, err = create("shop", "web")
+	refused(t, err, conversation.InvalidState)
+	if err := rotate(last); err != nil {
+		t.Errorf("one in place of another: %v", err)
+	}
+	if _, err := create("shop", "other"); err != nil {
+		t.Errorf("another client's: %v", err)
+	}
+	if _, err := d.RevokeKey(t.Context(), by(""), admin, "shop", "web", thousandth.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := create("shop", "web"); err != nil {
+		t.Errorf("after a revocation: %v", err)
+	}
+
+	keys(50, "full", "web", d.now().Add(-31*day)) // do not count any more
+	for range 9 {
+		keys(1111, "full", "web", d.now().Add(-29*day))
+	}
+	last, err = create("full", "web")
+	if err != nil {
+		t.Fatalf("the last key of a team: %v", err)
+	}
+	_, err = create("full", "web")
+	refused(t, err, conversation.InvalidState)
+	refused(t, rotate(last), conversation.InvalidState)
+
+	for i := range 998 {
+		put(&tenant.Change{Client: &tenant.Client{Team: "shop", ID: fmt.Sprint("c", i)}})
+	}
+	_, err = d.CreateClient(t.Context(), by(""), tenant.Client{Team: "shop", ID: "one-too-many"})
+	refused(t, err, conversation.InvalidState)
+	if _, err := d.CreateClient(t.Context(), by(""), tenant.Client{Team: "full", ID: "other"}); err != nil {
+		t.Errorf("another team's: %v", err)
+	}
+}
+
+// What databases hold of teams and clients.
+func TestProfileIsStoredAs(t *testing.T) {
+	t.Parallel()
+	const stored = `{"display_name":"x","disabled":true,"create_time":"2030-01-01T00:00:00Z","update_time":"2030-01-02T00:00:00Z"}`
+	for _, row := range []any{&tenant.Team{}, &tenant.Client{}} {
+		if err := json.Unmarshal([]byte(stored), row); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := json.Marshal(row); err != nil || string(again) != stored {
+			t.Errorf("%T: %s, %v", row, again, err)
+		}
 	}
 }
 
@@ -300,14 +481,14 @@ func TestUpdatesAtOnce(t *testing.T) {
 	for i := range n {
 		for _, d := range []*desk{first, second} {
 			wg.Go(func() {
-				_, err := d.UpdateTeam(t.Context(), by(""), "shop", 0, func(t *tenant.Team) { t.DisplayName += "x" })
+				_, err := d.UpdateTeam(t.Context(), by(""), "shop", 0, func(t *tenant.Profile) { t.DisplayName += "x" })
 				if err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		wg.Go(func() {
-			_, err := first.UpdateTeam(t.Context(), by(""), "shop", revision, func(t *tenant.Team) {
+			_, err := first.UpdateTeam(t.Context(), by(""), "shop", revision, func(t *tenant.Profile) {
 				t.DisplayName = fmt.Sprintf("y%d", i)
 			})
 			if err != nil {
@@ -335,7 +516,7 @@ func TestWritesGiveUp(t *testing.T) {
 	d.team("shop")
 	tried := 0
 	store.put = func(context.Context, *tenant.Change, *tenant.Entry) error { tried++; return tenant.ErrChanged }
-	_, err := d.UpdateTeam(t.Context(), by(""), "shop", 0, func(t *tenant.Team) { t.Disabled = true })
+	_, err := d.UpdateTeam(t.Context(), by(""), "shop", 0, func(t *tenant.Profile) { t.Disabled = true })
 	if !errors.Is(err, tenant.ErrChanged) || tried < 2 || tried > 20 {
 		t.Errorf("after %d tries: %v", tried, err)
 	}
@@ -344,12 +525,14 @@ func TestWritesGiveUp(t *testing.T) {
 		tried++
 		return conversation.ErrStoreUnavailable
 	}
-	_, err = d.UpdateTeam(t.Context(), by(""), "shop", 0, func(t *tenant.Team) { t.Disabled = true })
+	_, err = d.UpdateTeam(t.Context(), by(""), "shop", 0, func(t *tenant.Profile) { t.Disabled = true })
 	refused(t, err, conversation.StoreUnavailable)
 	if tried != 1 {
 		t.Errorf("a write whose outcome may be open was tried %d times", tried)
 	}
-	store.changes = func(context.Context, int64) (*tenant.Changes, error) { return nil, conversation.ErrStoreUnavailable }
+	store.changes = func(context.Context, tenant.Head) (*tenant.Changes, error) {
+		return nil, conversation.ErrStoreUnavailable
+	}
 	_, err = d.CreateTeam(t.Context(), by(""), tenant.Team{ID: "other"})
 	refused(t, err, conversation.StoreUnavailable)
 }
@@ -372,7 +555,7 @@ func TestWritesEndWithTheirContext(t *testing.T) {
 		return tenant.ErrChanged
 	}
 	update := func(ctx context.Context) error {
-		_, err := d.UpdateTeam(ctx, by(""), "shop", 0, func(t *tenant.Team) { t.Disabled = true })
+		_, err := d.UpdateTeam(ctx, by(""), "shop", 0, func(t *tenant.Profile) { t.Disabled = true })
 		return err
 	}
 	var wg sync.WaitGroup

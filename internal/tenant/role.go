@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// Role is something that a credential allows. The numbers are those of AccessRole in the API.
-type Role uint8
+// Role is something that a credential allows. The numbers are those of AccessRole in the API; as wide as there, so that
+// none of another becomes one by being converted.
+type Role int32
 
 // The roles. None includes another.
 const (
@@ -23,11 +24,14 @@ var roleNames = [...]string{RoleCaller: "caller", RoleViewer: "viewer", RoleTeam
 
 // String returns the role's name.
 func (r Role) String() string {
-	if r == 0 || int(r) >= len(roleNames) {
-		return fmt.Sprintf("role(%d)", uint8(r))
+	if !r.Valid() {
+		return fmt.Sprintf("role(%d)", int32(r))
 	}
 	return roleNames[r]
 }
+
+// Valid reports whether there is such a role.
+func (r Role) Valid() bool { return RoleCaller <= r && r <= RoleAuditor }
 
 // ParseRole returns the role with a name.
 func ParseRole(name string) (Role, error) {

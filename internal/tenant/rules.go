@@ -22,19 +22,6 @@ func invalid(field, message string) *conversation.Error {
 	return &conversation.Error{Reason: conversation.InvalidRequest, Message: message, Field: field}
 }
 
-// IDRule is what the id of a team or client looks like, for people: it has to fit into names, logs and other systems.
-const IDRule = "1 to 63 lower-case letters, digits and . _ -, of which the first is a letter or digit"
-
-// ValidID reports whether id can be that of a team or client, see IDRule.
-func ValidID(id string) bool {
-	letterOrDigit := func(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
-	ok := 0 < len(id) && len(id) <= maxIDLen && letterOrDigit(id[0])
-	for i := range len(id) {
-		ok = ok && (letterOrDigit(id[i]) || strings.IndexByte("._-", id[i]) >= 0)
-	}
-	return ok
-}
-
 // checkNew checks the id of a new team or client, and its display name.
 func checkNew(field, id, displayName string) error {
 	if !ValidID(id) {
@@ -87,19 +74,6 @@ func normaliseCIDRs(cidrs []netip.Prefix) ([]netip.Prefix, error) {
 	return kept, nil
 }
 
-// Name returns the team's resource name.
-func (t *Team) Name() string { return "teams/" + t.ID }
-
-// Name returns the client's resource name.
-func (c *Client) Name() string { return "teams/" + c.Team + "/clients/" + c.ID }
-
-// Name returns the key's resource name.
-func (k *Key) Name() string { return keyName(k.Team, k.Client, k.ID) }
-
-func keyName(team, client, id string) string {
-	return "teams/" + team + "/clients/" + client + "/keys/" + id
-}
-
 // fieldChanges collects what differs.
 type fieldChanges []FieldChange
 
@@ -109,30 +83,32 @@ func (f *fieldChanges) add(field, before, after string) {
 	}
 }
 
-// changes returns what differs from old; old is empty for a new team.
-func (t *Team) changes(old *Team) []FieldChange {
+// changes returns what differs from old, which is the zero Profile for what is new.
+func (p Profile) changes(old Profile) []FieldChange {
 	var f fieldChanges
-	f.add("display_name", old.DisplayName, t.DisplayName)
-	f.addDisabled(old.ID == "", old.Disabled, t.Disabled)
-	return f
-}
-
-// changes returns what differs from old; old is empty for a new client.
-func (c *Client) changes(old *Client) []FieldChange {
-	var f fieldChanges
-	f.add("display_name", old.DisplayName, c.DisplayName)
-	f.addDisabled(old.ID == "", old.Disabled, c.Disabled)
-	return f
-}
-
-func (f *fieldChanges) addDisabled(isNew, before, after bool) {
+	f.add("display_name", old.DisplayName, p.DisplayName)
 	switch {
-	case before == after:
-	case isNew:
-		f.add("disabled", "", strconv.FormatBool(after))
+	case old.Disabled == p.Disabled:
+	case old.CreateTime.IsZero():
+		f.add("disabled", "", strconv.FormatBool(p.Disabled))
 	default:
-		f.add("disabled", strconv.FormatBool(before), strconv.FormatBool(after))
+		f.add("disabled", strconv.FormatBool(old.Disabled), strconv.FormatBool(p.Disabled))
 	}
+	return f
+}
+
+// updated returns what change makes of p, and what that is: nothing if it changes nothing.
+func (p Profile) updated(change func(*Profile), now time.Time) (Profile, []FieldChange, error) {
+	wanted := p
+	change(&wanted)
+	if err := checkDisplayName(wanted.DisplayName); err != nil {
+		return p, nil, err
+	}
+	changes := wanted.changes(p)
+	if len(changes) > 0 {
+		p.DisplayName, p.Disabled, p.UpdateTime = wanted.DisplayName, wanted.Disabled, now
+	}
+	return p, changes, nil
 }
 
 // changes returns what differs from old; old is empty for a new key.
@@ -167,7 +143,7 @@ func (k *Key) replacement() string {
 	if k.ReplacedBy == "" {
 		return ""
 	}
-	return keyName(k.Team, k.Client, k.ReplacedBy)
+	return KeyName(k.Team, k.Client, k.ReplacedBy)
 }
 
 func formatTime(t time.Time) string {

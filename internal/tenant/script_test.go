@@ -38,14 +38,14 @@ var errDown = errors.New("the database is down")
 // A script is a Store that answers as a test says; what it does not say is asked of the Store that is embedded, if there is one.
 type script struct {
 	tenant.Store
-	changes func(ctx context.Context, after int64) (*tenant.Changes, error)
+	changes func(ctx context.Context, after tenant.Head) (*tenant.Changes, error)
 	put     func(ctx context.Context, c *tenant.Change, e *tenant.Entry) error
 	record  func(ctx context.Context, e *tenant.Entry, once bool) error
 	head    func(ctx context.Context) (tenant.Head, error)
 	wake    chan struct{}
 }
 
-func (s *script) Changes(ctx context.Context, after int64) (*tenant.Changes, error) {
+func (s *script) Changes(ctx context.Context, after tenant.Head) (*tenant.Changes, error) {
 	if s.changes == nil {
 		return s.Store.Changes(ctx, after)
 	}

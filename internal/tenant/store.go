@@ -19,11 +19,13 @@ type Store interface {
 	// is written; later, Put waits for the outcome.
 	Put(ctx context.Context, c *Change, e *Entry) error
 	// Record is Put of nothing but the entry. With once, nothing is written if the audit has an entry of the same Source and
-	// Reason that was also written with once, less than a minute before e.Time: then e.Sequence stays 0.
+	// Reason that was also written with once, less than a minute before or after e.Time, as clocks differ: then e.Sequence stays 0.
 	Record(ctx context.Context, e *Entry, once bool) error
-	// Changes returns all rows with a Revision above after, in no order, and the revision that they are up to. What a Put wrote
-	// that returned before Changes was called is among them. With after 0 it is all there is.
-	Changes(ctx context.Context, after int64) (*Changes, error)
+	// Changes returns all rows with a Revision above after.Count, in no order, and the head that they are up to. What a Put wrote
+	// that returned before Changes was called is among them. Where after is not, or is no more, a head that the audit has had, it
+	// is all there is: so it is with the zero Head, and after the database was put back to an earlier one, however much was
+	// written since.
+	Changes(ctx context.Context, after Head) (*Changes, error)
 	// Changed returns a channel that gets a value soon after a Put, in whatever process; it can miss one, and get one for nothing.
 	Changed() (wake <-chan struct{}, stop func())
 
@@ -42,10 +44,13 @@ type Change struct {
 
 // Changes is what a Directory has to learn.
 type Changes struct {
-	Revision int64
-	Teams    []*Team
-	Clients  []*Client
-	Keys     []*Key
+	// Head is what they are up to; its Count is the highest Revision there may be.
+	Head Head
+	// All says that there is nothing else: what was known before is not to be relied on.
+	All     bool
+	Teams   []*Team
+	Clients []*Client
+	Keys    []*Key
 }
 
 // Errors of Store, for errors.Is.

@@ -7,27 +7,29 @@ import (
 	"time"
 )
 
-// Team owns conversations and pays for turns. It is never deleted, see TeamService.
-type Team struct {
-	// ID is the last part of its name: lower-case letters, digits and . _ -, at most 63.
-	ID          string    `json:"-"`
+// Profile is what teams and clients have in common. An update can change DisplayName and Disabled.
+type Profile struct {
 	DisplayName string    `json:"display_name,omitempty"`
 	Disabled    bool      `json:"disabled,omitempty"`
 	CreateTime  time.Time `json:"create_time"`
 	UpdateTime  time.Time `json:"update_time"`
+}
+
+// Team owns conversations and pays for turns. It is never deleted, see TeamService.
+type Team struct {
+	// ID is the last part of its name: lower-case letters, digits and . _ -, at most 63.
+	ID string `json:"-"`
+	Profile
 	// Revision is the sequence number of the audit entry that wrote it; 0 for one that is not stored yet.
 	Revision int64 `json:"-"`
 }
 
 // Client is a service of a team that calls.
 type Client struct {
-	Team        string    `json:"-"`
-	ID          string    `json:"-"`
-	DisplayName string    `json:"display_name,omitempty"`
-	Disabled    bool      `json:"disabled,omitempty"`
-	CreateTime  time.Time `json:"create_time"`
-	UpdateTime  time.Time `json:"update_time"`
-	Revision    int64     `json:"-"`
+	Team string `json:"-"`
+	ID   string `json:"-"`
+	Profile
+	Revision int64 `json:"-"`
 }
 
 // Key is an API key of a client. What callers present is its token, which is not kept.

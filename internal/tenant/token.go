@@ -34,7 +34,7 @@ func ParseToken(token string) (id string, ok bool) {
 		return "", false
 	}
 	id, secret := rest[:idLen], rest[idLen+1:]
-	if strings.Trim(id, tokenAlphabet) != "" || strings.Trim(secret, tokenAlphabet) != "" {
+	if !ValidKeyID(id) || strings.Trim(secret, tokenAlphabet) != "" {
 		return "", false
 	}
 	return id, true

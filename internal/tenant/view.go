@@ -12,7 +12,7 @@ import (
 type View struct {
 	// asOf is when it began to be read: everything that was written before is in it.
 	asOf     time.Time
-	revision int64
+	head     Head // of the audit, which it is up to
 	teams    map[string]*Team
 	clients  map[string]map[string]*Client // by team and id
 	keys     map[string]*Key
@@ -22,7 +22,7 @@ type View struct {
 // with returns a view with what has changed. It shares with v what has not.
 func (v *View) with(c *Changes, asOf time.Time) *View {
 	w := *v
-	w.asOf, w.revision = asOf, c.Revision
+	w.asOf, w.head = asOf, c.Head
 	if len(c.Teams) > 0 {
 		w.teams = cloned(v.teams)
 		for _, t := range c.Teams {

@@ -111,11 +111,13 @@ func (s trial) disabled() {
 	p := s.Principal
 	for what, disable := range map[string]func(disabled bool) error{
 		"team": func(disabled bool) error {
-			_, err := s.Registry.UpdateTeam(s.t.Context(), by, p.Team, 0, func(team *tenant.Team) { team.Disabled = disabled })
+			_, err := s.Registry.UpdateTeam(s.t.Context(), by, p.Team, 0, func(team *tenant.Profile) { team.Disabled = disabled })
 			return err
 		},
 		"client": func(disabled bool) error {
-			_, err := s.Registry.UpdateClient(s.t.Context(), by, p.Team, p.Client, 0, func(c *tenant.Client) { c.Disabled = disabled })
+			_, err := s.Registry.UpdateClient(
+				s.t.Context(), by, tenant.RolesOf(tenant.RolePlatformAdmin), p.Team, p.Client, 0,
+				func(c *tenant.Profile) { c.Disabled = disabled })
 			return err
 		},
 	} {

@@ -18,7 +18,7 @@ func record(b *bench) {
 	equal(b.t, "entries", len(b.entries()), 3)
 	after := b.all()
 	equal(b.t, "rows", after.Teams, before.Teams)
-	equal(b.t, "revision", after.Revision, 3)
+	equal(b.t, "revision", after.Head.Count, 3)
 }
 
 func once(b *bench) {
@@ -39,6 +39,9 @@ func once(b *bench) {
 		{"10.1.1.1", "R", 60, true}, // a minute after the one that was written last
 		{"10.1.1.1", "R", 119, false},
 		{"10.1.1.1", "R", 1000, true},
+		{"10.1.1.1", "R", 300_000_000, true}, // a clock that is ten years ahead
+		{"10.1.1.1", "R", 1059, false},
+		{"10.1.1.1", "R", 1060, true},
 	} {
 		before := b.head()
 		e := b.record(denial(c.source, c.reason, c.seconds), true)

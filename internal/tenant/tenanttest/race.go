@@ -35,7 +35,7 @@ func concurrentPuts(b *bench) {
 		equal(b.t, "entry", *stored[e.Sequence-1], *e)
 	}
 	all := b.all()
-	equal(b.t, "revision", all.Revision, callers)
+	equal(b.t, "revision", all.Head.Count, callers)
 	for i, tm := range all.Teams {
 		equal(b.t, "team", tm.ID, fmt.Sprintf("team%03d", i))
 		equal(b.t, "revision", tm.Revision, es[i].Sequence)
@@ -83,20 +83,39 @@ func conflictingPuts(b *bench) {
 
 func changes(b *bench) {
 	first, second := team("a"), team("b")
-	b.put(&tenant.Change{Team: first})
-	b.put(&tenant.Change{Team: second, Client: client("b", "web")})
-	b.record(denial("10.1.1.1", "R", 0), false)
-	b.put(&tenant.Change{Keys: []*tenant.Key{key("b", "web", "k")}})
-	b.put(&tenant.Change{Team: first})
+	heads := []tenant.Head{{}}
+	for _, write := range []func(){
+		func() { b.put(&tenant.Change{Team: first}) },
+		func() { b.put(&tenant.Change{Team: second, Client: client("b", "web")}) },
+		func() { b.record(denial("10.1.1.1", "R", 0), false) },
+		func() { b.put(&tenant.Change{Keys: []*tenant.Key{key("b", "web", "k")}}) },
+		func() { b.put(&tenant.Change{Team: first}) },
+	} {
+		write()
+		heads = append(heads, b.head())
+	}
 	type found struct {
-		revision             int64
+		all                  bool
 		teams, clients, keys int
 	}
-	for after, want := range []found{{5, 2, 1, 1}, {5, 2, 1, 1}, {5, 1, 0, 1}, {5, 1, 0, 1}, {5, 1, 0, 0}, {5, 0, 0, 0}, {5, 0, 0, 0}} {
-		c := b.changes(int64(after))
-		equal(b.t, fmt.Sprint("after ", after), found{c.Revision, len(c.Teams), len(c.Clients), len(c.Keys)}, want)
+	check := func(after tenant.Head, want found) {
+		b.t.Helper()
+		c := b.changes(after)
+		equal(b.t, fmt.Sprint("after ", after), found{c.All, len(c.Teams), len(c.Clients), len(c.Keys)}, want)
+		equal(b.t, fmt.Sprint("head after ", after), c.Head, heads[5])
 	}
-	equal(b.t, "the team that was changed last", *b.changes(4).Teams[0], *first)
+	all := found{true, 2, 1, 1}
+	for i, want := range []found{all, {false, 2, 1, 1}, {false, 1, 0, 1}, {false, 1, 0, 1}, {false, 1, 0, 0}, {}} {
+		check(heads[i], want)
+	}
+	// Of a database that was put back to an earlier one, and may have overtaken what it was since.
+	check(tenant.Head{Count: 5, Hash: digest("what it was")}, all)
+	check(tenant.Head{Count: 3, Hash: heads[4].Hash}, all)
+	check(tenant.Head{Count: 3}, all)
+	check(tenant.Head{Count: 9, Hash: digest("what it was")}, all)
+	check(tenant.Head{Count: 6, Hash: heads[5].Hash}, all)
+	check(tenant.Head{Count: -1, Hash: heads[5].Hash}, all)
+	equal(b.t, "the team that was changed last", *b.changes(heads[4]).Teams[0], *first)
 }
 
 // changesWhileWriting has a follower that only ever asks for what is new see every change, and each as a whole.
@@ -127,24 +146,24 @@ func changesWhileWriting(b *bench) {
 	}()
 	type rows struct{ team, client, key int64 }
 	seen := make(map[string]rows)
-	var revision int64
+	var head tenant.Head
 	for last := false; !last; {
 		last = ctx.Err() != nil // what is written is written then
 		var before [writers]int64
 		for i := range before {
 			before[i] = acknowledged[i].Load()
 		}
-		c := b.changes(revision)
+		c := b.changes(head)
 		for i, tm := range c.Teams {
 			if len(c.Clients) <= i || len(c.Keys) <= i {
 				b.t.Fatalf("%d teams come with %d clients and %d keys", len(c.Teams), len(c.Clients), len(c.Keys))
 			}
 			seen[tm.ID] = rows{tm.Revision, c.Clients[i].Revision, c.Keys[i].Revision}
 		}
-		if c.Revision < revision {
-			b.t.Fatalf("revision %d came after %d", c.Revision, revision)
+		if c.Head.Count < head.Count || c.All != (head == tenant.Head{}) {
+			b.t.Fatalf("head %v came after %v, all: %t", c.Head, head, c.All)
 		}
-		revision = c.Revision
+		head = c.Head
 		for i, want := range before {
 			got := seen[fmt.Sprint(i)]
 			if got.team < want || got.client != got.team || got.key != got.team {
@@ -152,7 +171,7 @@ func changesWhileWriting(b *bench) {
 			}
 		}
 	}
-	equal(b.t, "revision", revision, b.head().Count)
+	equal(b.t, "head", head, b.head())
 	for i := range acknowledged {
 		equal(b.t, "team", seen[fmt.Sprint(i)].team, acknowledged[i].Load())
 	}
@@ -180,7 +199,7 @@ func (b *bench) calls(ctx context.Context) map[string]error {
 	errs["Put"] = b.Put(ctx, &tenant.Change{Team: team("never")}, entry("never"))
 	errs["Record"] = b.Record(ctx, entry("never"), false)
 	errs["Record once"] = b.Record(ctx, denial("10.1.1.1", "R", 0), true)
-	_, errs["Changes"] = b.Changes(ctx, 0)
+	_, errs["Changes"] = b.Changes(ctx, tenant.Head{})
 	_, errs["Entries"] = b.Entries(ctx, tenant.EntryFilter{}, 1)
 	_, errs["Head"] = b.Head(ctx)
 	return errs

@@ -7,7 +7,7 @@ import (
 )
 
 func empty(b *bench) {
-	equal(b.t, "rows", b.all(), &tenant.Changes{})
+	equal(b.t, "rows", b.all(), &tenant.Changes{All: true})
 	equal(b.t, "head", b.head(), tenant.Head{})
 	equal(b.t, "entries", len(b.entries()), 0)
 }
@@ -18,7 +18,7 @@ func create(b *bench) {
 	equal(b.t, "sequence", e.Sequence, 1)
 	equal(b.t, "revisions", revisionsOf(c), []int64{1, 1, 1})
 	all := b.all()
-	equal(b.t, "revision", all.Revision, 1)
+	equal(b.t, "revision", all.Head.Count, 1)
 	equal(b.t, "teams", all.Teams, []*tenant.Team{c.Team})
 	equal(b.t, "clients", all.Clients, []*tenant.Client{c.Client})
 	equal(b.t, "key", *all.Keys[0], *c.Keys[0])

@@ -114,11 +114,11 @@ func at(seconds int) time.Time { return time.Unix(1_800_000_000+int64(seconds), 
 func digest(s string) tenant.Digest { return sha256.Sum256([]byte(s)) }
 
 func team(id string) *tenant.Team {
-	return &tenant.Team{ID: id, DisplayName: "Team <" + id + ">", CreateTime: at(1), UpdateTime: at(2)}
+	return &tenant.Team{ID: id, Profile: tenant.Profile{DisplayName: "Team <" + id + ">", CreateTime: at(1), UpdateTime: at(2)}}
 }
 
 func client(team, id string) *tenant.Client {
-	return &tenant.Client{Team: team, ID: id, DisplayName: "é", Disabled: true, CreateTime: at(1), UpdateTime: at(2)}
+	return &tenant.Client{Team: team, ID: id, Profile: tenant.Profile{DisplayName: "é", Disabled: true, CreateTime: at(1), UpdateTime: at(2)}}
 }
 
 // key has every field set.
@@ -158,10 +158,10 @@ func (b *bench) record(e *tenant.Entry, once bool) *tenant.Entry {
 // all is everything that is stored, in order.
 func (b *bench) all() *tenant.Changes {
 	b.t.Helper()
-	return b.changes(0)
+	return b.changes(tenant.Head{})
 }
 
-func (b *bench) changes(after int64) *tenant.Changes {
+func (b *bench) changes(after tenant.Head) *tenant.Changes {
 	b.t.Helper()
 	c, err := b.Changes(b.ctx(), after)
 	b.ok(err)

@@ -16,6 +16,9 @@ import (
 // The committer is the one goroutine that writes. It takes whatever waits, up to maxGroup items and maxGroupBytes, and does
 // it in one transaction; it never waits for more. The transaction reads by key what the items need, decides the items in Go in the
 // order of their arrival, each seeing what the earlier ones do, and writes row sets, table by table.
+//
+// What is of the audit comes in groups of its own, behind the others: all processes contend for its head, and whoever holds
+// that up, no turn waits for it. So such a group gives up soon, see headTimeout, and is tried again behind what waits by then.
 type committer struct {
 	dialect   dialect
 	ownership *ownership
@@ -27,6 +30,7 @@ type committer struct {
 	wakes []conversation.ID // what the last group said
 
 	queue   chan *item
+	audits  chan *item // those of the audit
 	closing chan struct{}
 	stopped chan struct{} // closed when no item will be answered any more
 
@@ -51,39 +55,6 @@ type committer struct {
 	groups, items, halved, again atomic.Int64
 }
 
-// An op is a write, made ready by its caller's goroutine. One that is undone, because another item of its group was
-// refused by the database or because the connection was lost, is decided again, maybe by a later owner: decide starts from
-// nothing that an earlier one left in the op. What an op learns from the database it learns before the COMMIT is sent: the
-// answers to what is sent with it can be lost though it happened.
-type op interface {
-	// want names the rows that decide looks at.
-	want(k *keys)
-	// decide adds what is to be written to g, or returns why nothing is: an error is a refusal and concerns only this op.
-	decide(g *group) error
-}
-
-// errNextGroup: the op needs rows that this group writes; it is decided in the next one.
-var errNextGroup = errors.New("decided in the next group")
-
-// maxGroupBytes bounds the content of a group, and with it the memory and the time that it takes. One item may pass it.
-const maxGroupBytes = 16 << 20
-
-type item struct {
-	op    op
-	doing string
-	size  int // of the content, in bytes
-	state atomic.Int32
-	err   error      // the decision
-	done  chan error // holds one
-}
-
-// The states of an item: it leaves waiting once, either with its group or with its caller.
-const (
-	waiting = iota
-	taken
-	abandoned
-)
-
 func newCommitter(d dialect, own *ownership, wake func([]conversation.ID), o Options) *committer {
 	ctx, cut := context.WithCancel(context.Background()) //nolint:gosec // Close calls it, where it is needed
 	return &committer{
@@ -98,142 +69,61 @@ func newCommitter(d dialect, own *ownership, wake func([]conversation.ID), o Opt
 		group:     newGroup(own.current()),
 		wake:      wake,
 		queue:     make(chan *item, o.maxGroup),
+		audits:    make(chan *item, o.maxGroup),
 		closing:   make(chan struct{}),
 		stopped:   make(chan struct{}),
-	}
-}
-
-// do has o committed, and returns its refusal or the database's. ctx's error means that nothing was written: once the group
-// of o has begun, do waits for the outcome.
-func (c *committer) do(ctx context.Context, doing string, o op, size int) error {
-	return c.submit(ctx, &item{op: o, doing: doing, size: size, done: make(chan error, 1)}, true)
-}
-
-// try is do for what may be left behind: it returns as soon as ctx ends.
-func (c *committer) try(ctx context.Context, doing string, o op) error {
-	return c.submit(ctx, &item{op: o, doing: doing, done: make(chan error, 1)}, false)
-}
-
-func (c *committer) submit(ctx context.Context, it *item, toTheEnd bool) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	left := ctx.Done()
-	select {
-	case c.queue <- it:
-	case <-left:
-		return ctx.Err()
-	case <-c.closing:
-		return notWritten(it.doing, errClosed)
-	}
-	for {
-		select {
-		case err := <-it.done:
-			return err
-		case <-left:
-			if it.state.CompareAndSwap(waiting, abandoned) || !toTheEnd {
-				return ctx.Err()
-			}
-			left = nil
-		case <-c.stopped:
-			select {
-			case err := <-it.done:
-				return err
-			default: // queued after the queue was emptied for the last time
-				return notWritten(it.doing, errClosed)
-			}
-		}
 	}
 }
 
 // close fails what waits. The group that has begun is finished.
 func (c *committer) close() { close(c.closing) }
 
-// A batch is the items that become a group.
-type batch struct {
-	items []*item
-	size  int
-}
-
-// take adds it unless its caller has left.
-func (b *batch) take(it *item) {
-	if it.state.CompareAndSwap(waiting, taken) {
-		b.add(it)
-	}
-}
-
-func (b *batch) add(it *item) {
-	b.items = append(b.items, it)
-	b.size += it.size
-}
-
-func (b *batch) reset() {
-	clear(b.items)
-	b.items, b.size = b.items[:0], 0
-}
-
 func (c *committer) run() {
 	defer close(c.stopped)
-	var b batch
-	var deferred []*item
+	var b, audits batch
+	var deferred, held []*item
 	for {
-		b.reset()
-		for _, it := range deferred {
-			b.add(it)
-		}
-		deferred = deferred[:0]
-		if len(b.items) == 0 {
+		b.begin(deferred)
+		audits.begin(held)
+		deferred, held = deferred[:0], held[:0]
+		if len(b.items)+len(audits.items) == 0 {
 			select {
 			case it := <-c.queue:
 				b.take(it)
+			case it := <-c.audits:
+				audits.take(it)
 			case <-c.closing:
 			}
 		}
 		select {
 		case <-c.closing:
-			c.refuse(&b)
+			c.refuse(&b, &audits)
 			return
 		default:
 		}
 		// The callers of the last group have just been answered; those that already have more to write get to queue it.
 		runtime.Gosched()
-	fill:
-		for len(b.items) < c.maxGroup && b.size < maxGroupBytes {
-			select {
-			case it := <-c.queue:
-				b.take(it)
-			default:
-				break fill
-			}
-		}
+		b.fill(c.queue, c.maxGroup)
+		audits.fill(c.audits, c.maxGroup)
 		if len(b.items) > 0 {
 			deferred = c.commit(b.items, deferred)
 		}
+		if len(audits.items) > 0 {
+			held = c.commit(audits.items, held)
+		}
 	}
 }
 
-// refuse answers all items that were not begun, b and those in the queue, and closes the connection.
-func (c *committer) refuse(b *batch) {
-	c.emptyQueue(errClosed)
-	for _, it := range b.items {
-		it.done <- notWritten(it.doing, errClosed)
+// refuse answers all items that were not begun, those of batches and those in the queues, and closes the connection.
+func (c *committer) refuse(batches ...*batch) {
+	c.emptyQueues(errClosed)
+	for _, b := range batches {
+		for _, it := range b.items {
+			it.done <- notWritten(it.doing, errClosed)
+		}
 	}
 	if c.writer != nil {
 		c.writer.close()
-	}
-}
-
-// emptyQueue answers what waits.
-func (c *committer) emptyQueue(cause error) {
-	for {
-		select {
-		case it := <-c.queue:
-			if it.state.CompareAndSwap(waiting, taken) {
-				it.done <- notWritten(it.doing, cause)
-			}
-		default:
-			return
-		}
 	}
 }
 
@@ -242,6 +132,7 @@ func (c *committer) emptyQueue(cause error) {
 func (c *committer) commit(group, deferred []*item) []*item {
 	err := c.persist(group)
 	c.observe(group, err)
+	_, held := errors.AsType[*heldError](err)
 	switch {
 	case err == nil:
 		c.groups.Add(1)
@@ -254,6 +145,8 @@ func (c *committer) commit(group, deferred []*item) []*item {
 			it.done <- it.err
 		}
 		c.wake(c.wakes)
+	case held:
+		deferred = c.putOff(group, deferred, err)
 	case c.dialect.fault(err) != refused:
 		_, none := errors.AsType[*connectError](err)
 		_, sent := errors.AsType[*commitError](err) // by an earlier try
@@ -266,7 +159,7 @@ func (c *committer) commit(group, deferred []*item) []*item {
 		}
 		if none {
 			// What waits would hear the same one after the other, each after a try of its own.
-			c.emptyQueue(err)
+			c.emptyQueues(err)
 		}
 	case len(group) == 1:
 		group[0].done <- fmt.Errorf("%s: %w", group[0].doing, err)
@@ -281,8 +174,28 @@ func (c *committer) commit(group, deferred []*item) []*item {
 	return deferred
 }
 
+// putOff adds the items of a group of the audit that met a lock to deferred, and answers those whose time is over.
+func (c *committer) putOff(group, deferred []*item, err error) []*item {
+	c.again.Add(1)
+	if c.notice.due("held") {
+		c.log.Warn("writing to the audit waits: another session has it locked", "items", len(group), "error", err)
+	}
+	now := time.Now()
+	for _, it := range group {
+		if it.held.IsZero() {
+			it.held = now
+		}
+		if now.Sub(it.held) > c.tryFor {
+			it.done <- notWritten(it.doing, err)
+			continue
+		}
+		deferred = append(deferred, it)
+	}
+	return deferred
+}
+
 // How often a group is tried, and for how long a further try may begin: its callers wait. A try that waits for a lock in vain
-// takes lockTimeout.
+// takes lockTimeout, or headTimeout where it is of the audit.
 const (
 	maxTries = 10
 	tryFor   = 8 * time.Second
@@ -315,6 +228,8 @@ func (c *committer) persist(group []*item) error {
 				c.log.Warn("the answer to a commit was lost; it has happened", "items", len(group), "error", err)
 				return nil
 			}
+		case c.queueOf(group[0].op) == c.audits && isLockTimeout(err):
+			return &heldError{err} // here, its next try would only hold up the turns again
 		}
 		// Who was given up has most likely stood still: that time was no try.
 		if c.ctx.Err() != nil || try == maxTries || !isFenced && time.Since(start) > c.tryFor {
@@ -338,6 +253,12 @@ type commitError struct{ cause error }
 
 func (e *commitError) Error() string { return "commit: " + e.cause.Error() }
 func (e *commitError) Unwrap() error { return e.cause }
+
+// A heldError is that of a group of the audit of which nothing has happened, because a lock was not free soon enough.
+type heldError struct{ cause error }
+
+func (e *heldError) Error() string { return e.cause.Error() }
+func (e *heldError) Unwrap() error { return e.cause }
 
 // A fencedError says that an owner has been given up for dead.
 type fencedError struct{ owner owner }

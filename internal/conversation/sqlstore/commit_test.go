@@ -50,14 +50,14 @@ func stall(db *DB) (resume func()) {
 	return func() { close(end) }
 }
 
-// together has ops committed as one group, in their order, and returns their answers.
+// together has ops committed as one group, in their order, and those of the audit as the next, and returns their answers.
 func together(t *testing.T, db *DB, ops ...op) []error {
 	t.Helper()
 	resume := stall(db)
 	items := make([]*item, len(ops))
 	for i, o := range ops {
 		items[i] = &item{op: o, doing: "test", done: make(chan error, 1)}
-		db.committer.queue <- items[i]
+		db.committer.queueOf(o) <- items[i]
 	}
 	resume()
 	errs := make([]error, len(ops))

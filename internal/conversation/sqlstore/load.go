@@ -54,7 +54,7 @@ func (g *group) load(ctx context.Context, w *setWriter) error {
 		w.lockSet(lockLines, g.ids(k.lines), ignoreRow)
 		w.lockSet(lockRuns, g.ids(k.locks), ignoreRow)
 	}
-	g.lockTenancy(w) // the last, because all processes contend for it
+	g.lockTenancy(w)
 	w.querySet(linesByID, g.ids(k.lines), g.addLine)
 	w.querySet(runsByTurn, g.ids(k.runs), func(row row) error {
 		_, _, err := g.addRun(row)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
@@ -54,7 +55,8 @@ var tenancyID = conversation.ID{15: 2}
 // Changed returns a channel that gets a value after rows of the control plane were written.
 func (db *DB) Changed() (wake <-chan struct{}, stop func()) { return db.hub.subscribe(tenancyID) }
 
-// onceEvery is for how long an entry that was written with once stands for others like it.
+// onceEvery is for how long an entry that was written with once stands for others like it; also for somewhat earlier ones, as
+// clocks differ, but not for all there are: a clock can be years ahead.
 const onceEvery = time.Minute
 
 // auditOp writes an entry of the audit, and the rows that it is about.
@@ -153,7 +155,8 @@ func (o *auditOp) want(k *keys) {
 		}
 	}
 	if o.once {
-		t.denials = append(t.denials, o.entry.Source, o.entry.Reason)
+		before := o.entry.Time.Truncate(time.Microsecond).Add(onceEvery) // as Follow does
+		t.denials = append(t.denials, o.entry.Source, o.entry.Reason, nanos(before))
 	}
 }
 
@@ -176,10 +179,10 @@ func (o *auditOp) decide(g *group) error {
 	var source, reason any
 	if o.once {
 		d, at := denial{e.Source, e.Reason}, nanos(e.Time)
-		if last, ok := t.denials[d]; ok && last > at-int64(onceEvery) {
+		if slices.ContainsFunc(t.denials[d], func(other int64) bool { return at-int64(onceEvery) < other && other < at+int64(onceEvery) }) {
 			return nil
 		}
-		t.denials[d] = at
+		t.denials[d] = append(t.denials[d], at)
 		source, reason = e.Source, e.Reason
 	}
 	t.head, t.moved = head, true

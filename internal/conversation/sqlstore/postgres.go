@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
@@ -32,6 +33,9 @@ const (
 const endStuck = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name LIKE '` + sessionPrefix + `%' AND backend_xid IS NOT NULL
 AND state = 'active' AND wait_event_type = 'Client' AND query_start < clock_timestamp() - $1 * interval '1 second'`
+
+// readTimeout is how long a read may take in all, which holds up nobody: all keys there are can be many.
+const readTimeout = 20 * time.Second
 
 // maxConnect is the longest that is waited for a connection, and outcomeLimit for the outcome of a transaction.
 const (
@@ -60,6 +64,7 @@ func openPostgres(ctx context.Context, server *postgresServer, o Options) (_ *DB
 	server.config.RuntimeParams["application_name"] = sessionName(own.current().id)
 	config := server.config.Copy()
 	config.RuntimeParams["default_transaction_read_only"] = "on"
+	config.RuntimeParams["statement_timeout"] = milliseconds(readTimeout)
 	readers := stdlib.OpenDB(*config, stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool {
 		return false // see DB.read
 	}))
@@ -123,6 +128,8 @@ func parsePostgres(url string) (*pgx.ConnConfig, error) {
 	if err != nil {
 		return nil, fmt.Errorf("database URL: %w", err)
 	}
+	// Of a host list, only the primary will do, also to read: a standby can be behind, and would hide that a key was revoked.
+	config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
 	return config, nil
 }
 

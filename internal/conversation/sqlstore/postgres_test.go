@@ -94,7 +94,7 @@ func TestSessions(t *testing.T) {
 	t.Parallel()
 	db := openNewPostgres(t)
 	for name, want := range map[string]string{
-		"idle_in_transaction_session_timeout": "1s", "lock_timeout": "750ms", "statement_timeout": "8s", "default_transaction_read_only": "on",
+		"idle_in_transaction_session_timeout": "1s", "lock_timeout": "750ms", "statement_timeout": "20s", "default_transaction_read_only": "on",
 		"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3", "tcp_user_timeout": "10000",
 	} {
 		var got string

@@ -5,10 +5,15 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 )
 
-// errEnough ends a read early.
-var errEnough = errors.New("enough")
+var (
+	// errEnough ends a read early.
+	errEnough = errors.New("enough")
+
+	errNoAnswer = fmt.Errorf("no answer for too long: %w", context.DeadlineExceeded)
+)
 
 // read calls row for each row that a statement finds. What the database says becomes StoreUnavailable; the only other
 // errors are ctx's and, about a value that cannot be read, row's.
@@ -41,25 +46,30 @@ func (db *DB) tryRead(
 	// A statement that the driver of SQLite interrupts can keep its connection from ever being closed; and none takes long
 	// in the same process. So the caller's end is looked at between rows.
 	ctx := context.WithoutCancel(caller)
+	goesOn := func() {}
 	if limit := db.readLimit(); limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(caller, limit)
-		defer cancel()
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(caller)
+		defer cancel(nil)
+		timer := time.AfterFunc(limit, func() { cancel(errNoAnswer) })
+		defer timer.Stop()
+		goesOn = func() { timer.Reset(limit) }
 	}
 	rows, err := db.query(ctx, text, args)
 	if err != nil {
-		return false, readError(caller, doing, err)
+		return false, readError(ctx, caller, doing, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		found = true
+		goesOn()
 		switch err := row(rows); {
 		case errors.Is(err, errEnough):
 			return true, nil
 		case err != nil && caller.Err() != nil: // it has closed the rows
 			return true, caller.Err()
 		case err != nil && ctx.Err() != nil:
-			return true, unavailable(doing, ctx.Err())
+			return true, unavailable(doing, context.Cause(ctx))
 		case err != nil:
 			return true, fmt.Errorf("%s: %w", doing, err)
 		case caller.Err() != nil:
@@ -67,7 +77,7 @@ func (db *DB) tryRead(
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return found, readError(caller, doing, err)
+		return found, readError(ctx, caller, doing, err)
 	}
 	return found, nil
 }
@@ -80,9 +90,13 @@ func (db *DB) query(ctx context.Context, text string, args []any) (*sql.Rows, er
 	return db.readers.QueryContext(ctx, text, args...)
 }
 
-func readError(ctx context.Context, doing string, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
+// readError is what an error of a read within ctx says to its caller.
+func readError(ctx, caller context.Context, doing string, err error) error {
+	switch {
+	case caller.Err() != nil:
+		return caller.Err()
+	case ctx.Err() != nil:
+		return unavailable(doing, context.Cause(ctx))
 	}
 	return unavailable(doing, err)
 }

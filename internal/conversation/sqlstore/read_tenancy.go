@@ -5,22 +5,26 @@ import (
 	"database/sql"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
-// One statement sees one moment, so the revision is exactly that of the rows. Keys come first because they have all columns.
+// One statement sees one moment, so the head is exactly that of the rows, and whether the audit has the entry that they are asked
+// after is looked at then, too. Keys come first because they have all columns.
 const (
-	readChanges = `SELECT 'key', id, team, client, revision, digest, request, spec FROM api_keys WHERE revision > $1
-UNION ALL SELECT 'client', id, team, '', revision, NULL, NULL, spec FROM clients WHERE revision > $1
-UNION ALL SELECT 'team', id, '', '', revision, NULL, NULL, spec FROM teams WHERE revision > $1
-UNION ALL SELECT 'head', '', '', '', sequence, NULL, NULL, NULL FROM audit_head WHERE id = 1`
+	knownRevision = `coalesce((SELECT sequence FROM audit WHERE sequence = $1 AND hash = $2), 0)`
+	readChanges   = `SELECT 'key', id, team, client, revision, digest, request, spec FROM api_keys WHERE revision > ` + knownRevision + `
+UNION ALL SELECT 'client', id, team, '', revision, NULL, NULL, spec FROM clients WHERE revision > ` + knownRevision + `
+UNION ALL SELECT 'team', id, '', '', revision, NULL, NULL, spec FROM teams WHERE revision > ` + knownRevision + `
+UNION ALL SELECT 'head', CASE ` + knownRevision + ` WHEN 0 THEN 'all' ELSE '' END, '', '', sequence, hash, NULL, NULL
+FROM audit_head WHERE id = 1`
 
 	readHead = `SELECT sequence, hash FROM audit_head WHERE id = 1`
 
 	// Of a range of sequence numbers PostgreSQL thinks that it is short, and sorts it: so these have no other end.
-	someEntries       = `SELECT sequence, time, team, hash, record FROM audit WHERE sequence `
+	someEntries       = `SELECT sequence, time, team, source, reason, hash, record FROM audit WHERE sequence `
 	newestEntries     = someEntries + `< $1 ORDER BY sequence DESC LIMIT $2`
 	oldestEntries     = someEntries + `> $1 ORDER BY sequence LIMIT $2`
 	newestTeamEntries = someEntries + `< $1 AND team = $3 ORDER BY sequence DESC LIMIT $2`
@@ -31,11 +35,20 @@ UNION ALL SELECT 'head', '', '', '', sequence, NULL, NULL, NULL FROM audit_head 
 	entriesBetween = `SELECT min(sequence + 0), max(sequence + 0) FROM audit WHERE time >= $1 AND time < $2`
 )
 
-// Changes returns the rows of the control plane above a revision.
-func (db *DB) Changes(ctx context.Context, after int64) (*tenant.Changes, error) {
+// Changes returns the rows of the control plane after a head of the audit. One that cannot be read, as one of a later release, lets
+// nobody in, and keeps nobody else out: a key is revoked, and a team or a client disabled.
+func (db *DB) Changes(ctx context.Context, after tenant.Head) (*tenant.Changes, error) {
 	c := new(tenant.Changes)
 	known := false
-	err := db.read(ctx, "read changes", readChanges, []any{after}, func(rows *sql.Rows) error {
+	var unreadable []string
+	var because error
+	note := func(err error, kind, id string) (failed bool) {
+		if err != nil {
+			unreadable, because = append(unreadable, kind+" "+id), err
+		}
+		return err != nil
+	}
+	err := db.read(ctx, "read changes", readChanges, []any{after.Count, after.Hash[:]}, func(rows *sql.Rows) error {
 		var kind, id, team, client string
 		var revision int64
 		var digest, request, spec sql.RawBytes
@@ -45,25 +58,31 @@ func (db *DB) Changes(ctx context.Context, after int64) (*tenant.Changes, error)
 		switch kind {
 		case "team":
 			t := &tenant.Team{}
-			c.Teams = append(c.Teams, t)
-			err := decode("team", spec, t)
+			if note(decode("team", spec, t), kind, id) {
+				t.Disabled = true
+			}
 			t.ID, t.Revision = id, revision
-			return err
+			c.Teams = append(c.Teams, t)
 		case "client":
 			t := &tenant.Client{}
-			c.Clients = append(c.Clients, t)
-			err := decode("client", spec, t)
+			if note(decode("client", spec, t), kind, team+"/"+id) {
+				t.Disabled = true
+			}
 			t.Team, t.ID, t.Revision = team, id, revision
-			return err
+			c.Clients = append(c.Clients, t)
 		case "key":
 			k, err := parseKey(digest, request, spec)
-			c.Keys = append(c.Keys, k)
+			if note(err, kind, id) && k.RevokeTime.IsZero() {
+				k.RevokeTime = unreadableSince
+			}
 			k.ID, k.Team, k.Client, k.Revision = id, team, client, revision
-			return err
+			c.Keys = append(c.Keys, k)
 		default:
-			c.Revision, known = revision, true
-			return nil
+			c.All, c.Head.Count, known = id == "all", revision, true
+			// A hash that cannot be read is one that no entry has.
+			c.Head.Hash, _ = parseDigest(digest)
 		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -71,8 +90,15 @@ func (db *DB) Changes(ctx context.Context, after int64) (*tenant.Changes, error)
 	if !known {
 		return nil, errNoHead
 	}
+	if n := len(unreadable); n > 0 {
+		db.log.ErrorContext(ctx, "some teams, clients or keys cannot be read: such keys count as revoked, the others as disabled",
+			"number", n, "which", strings.Join(unreadable[:min(n, 20)], ", "), "error", because)
+	}
 	return c, nil
 }
+
+// unreadableSince is when a key counts as revoked that cannot be read: nobody knows.
+var unreadableSince = time.Unix(0, 0).UTC()
 
 var errNoHead = fmt.Errorf("the audit has no head: %w", errUnreadable)
 
@@ -172,13 +198,19 @@ func (db *DB) entrySpan(ctx context.Context, f tenant.EntryFilter) (first, last 
 
 func scanEntry(rows *sql.Rows) (e *tenant.Entry, at int64, err error) {
 	var sequence int64
-	var team sql.NullString
+	var team, source, reason sql.NullString
 	var hash, record []byte
-	if err := rows.Scan(&sequence, &at, &team, &hash, &record); err != nil {
+	if err := rows.Scan(&sequence, &at, &team, &source, &reason, &hash, &record); err != nil {
 		return nil, 0, err
 	}
 	if e, err = tenant.ParseEntry(record); err == nil {
 		e.Time, e.Team = fromNanos(at), team.String
+		if source.Valid { // they are only where once was asked for
+			e.Source = source.String
+		}
+		if reason.Valid {
+			e.Reason = reason.String
+		}
 	} else {
 		e = &tenant.Entry{Record: record}
 	}

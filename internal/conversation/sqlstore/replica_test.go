@@ -263,7 +263,33 @@ func TestRetire(t *testing.T) {
 	if err := first.Release(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	conn, id := session(t, url), leaving.ownership.current().id
+	looksInVain(t, url, leaving)
+	takes(t, openURL(t, url, hurried()), 1)
+}
+
+// A process that is opened to run no turns takes none over, and so has none to give up.
+func TestOpenRetired(t *testing.T) {
+	t.Parallel()
+	url := migrated(t)
+	first := openURL(t, url, hurried())
+	if err := first.BeginTurn(t.Context(), oneShot("a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	o := hurried()
+	o.Retired = true
+	looksInVain(t, url, openURL(t, url, o))
+	if taken := takes(t, openURL(t, url, hurried()), 1); len(taken) != 1 {
+		t.Errorf("%d turns were left", len(taken))
+	}
+}
+
+// looksInVain waits until a store has looked for turns to take some times, and fails the test if it has taken any.
+func looksInVain(t *testing.T, url string, db *DB) {
+	t.Helper()
+	conn, id := session(t, url), db.ownership.current().id
 	beats := func() int {
 		return count(t, conn, `SELECT (1000 * extract(epoch FROM heartbeat))::bigint % 1000000000 FROM replicas WHERE id = $1`, id[:])
 	}
@@ -274,7 +300,6 @@ func TestRetire(t *testing.T) {
 	if n := count(t, conn, `SELECT count(*) FROM running WHERE owner = $1`, id[:]); n != 0 {
 		t.Errorf("it has taken %d turns", n)
 	}
-	takes(t, openURL(t, url, hurried()), 1)
 }
 
 // Who ends in an orderly way leaves turns that others take at once, also one that starts later.

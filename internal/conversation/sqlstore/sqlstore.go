@@ -29,6 +29,9 @@ type Options struct {
 	// Retention is how long content is kept that nobody deletes.
 	Retention Retention
 
+	// Retired: no turns are taken over, as after Retire; for a process that runs none.
+	Retired bool
+
 	// maxGroup bounds the items of a transaction, for benchmarks. Default: 512.
 	maxGroup int
 	// lease is how long a process counts as alive after it has last said so. It says so three times as often, and looks for
@@ -67,7 +70,7 @@ type DB struct {
 	dialect   dialect
 	readers   *sql.DB
 	reads     map[string]*sql.Stmt // by text; not changed after the start
-	// readLimit is how long a read may take; 0 is for ever. PostgreSQL can be cut off without a word.
+	// readLimit is how long a read waits for its next row; 0 is for ever. PostgreSQL can be cut off without a word.
 	readLimit func() time.Duration
 	reading   sync.RWMutex // held by each read, and by Close
 	committer *committer
@@ -104,6 +107,7 @@ func newDB(d dialect, readers *sql.DB, own *ownership, o Options) *DB {
 		stop:      make(chan struct{}),
 		giveUp:    func(context.Context, owner) error { return nil },
 	}
+	db.retired.Store(o.Retired)
 	db.committer = newCommitter(d, own, db.hub.wake, o)
 	return db
 }

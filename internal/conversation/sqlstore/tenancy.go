@@ -2,18 +2,19 @@ package sqlstore
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 // tenancyKeys are the rows of the control plane that the ops of a group look at.
 type tenancyKeys struct {
-	head     bool // that of the audit; everybody who wants anything here wants it
+	head     bool // that of the audit: set in its groups, of which some want nothing else here
 	teams    []any
 	clients  []any // team and id
 	keys     []any
 	requests []any
-	denials  []any // source and reason
+	denials  []any // source, reason, and before when
 }
 
 func (k *tenancyKeys) reset() {
@@ -32,7 +33,7 @@ type tenancy struct {
 	revisions map[tenantKey]int64
 	written   map[tenantKey]bool       // by this group
 	requests  map[tenant.Digest]string // the ids of the keys that they made
-	denials   map[denial]int64         // when the last entry was written with once
+	denials   map[denial][]int64       // the times of some entries that were written with once
 }
 
 type denial struct{ source, reason string }
@@ -42,7 +43,7 @@ func newTenancy() tenancy {
 		revisions: make(map[tenantKey]int64),
 		written:   make(map[tenantKey]bool),
 		requests:  make(map[tenant.Digest]string),
-		denials:   make(map[denial]int64),
+		denials:   make(map[denial][]int64),
 	}
 }
 
@@ -90,8 +91,8 @@ var (
 	keysByRequest = &set{`SELECT request, id FROM api_keys WHERE request IN (`, `)`, 1, nil}
 
 	lastDenials = &set{`SELECT v.column1, v.column2,
-	(SELECT max(a.time) FROM audit a WHERE a.source = v.column1 AND a.reason = v.column2)
-FROM (VALUES `, `) AS v`, 2, []string{"text", "text"}}
+	(SELECT max(a.time) FROM audit a WHERE a.source = v.column1 AND a.reason = v.column2 AND a.time < v.column3)
+FROM (VALUES `, `) AS v`, 3, []string{"text", "text", "bigint"}}
 
 	// What these write besides the revision, tenantRows knows.
 	putTeams = &set{
@@ -121,10 +122,19 @@ FROM (VALUES `, `) AS v`, 2, []string{"text", "text"}}
 // auditHeadID is that of the only row.
 const auditHeadID = int64(1)
 
-// lockTenancy is for groups that have something to do with the control plane: those of all processes wait for each other
-// here, and need no other locks on its tables.
+// headTimeout is how long a group of the audit waits for a lock: so long may turns of this process have to wait for it, each
+// time that it is tried while another session does not go on.
+const headTimeout = 100 * time.Millisecond
+
+var waitBriefly = &statement{`SET LOCAL lock_timeout = ` + milliseconds(headTimeout)}
+
+// lockTenancy is for groups of the audit: those of all processes wait for each other here, and need no other locks on the
+// tables of the control plane.
 func (g *group) lockTenancy(w *setWriter) {
 	if g.keys.tenancy.head {
+		if w.dialect.forUpdate() != "" {
+			w.do(waitBriefly, nil, nil)
+		}
 		w.lockSet(auditHead, []any{auditHeadID}, func(row row) (err error) {
 			g.tenancy.head, err = scanHead(row)
 			g.tenancy.known = true
@@ -169,7 +179,7 @@ func (g *group) loadTenancy(w *setWriter) {
 			return err
 		}
 		if last != nil {
-			t.denials[d] = *last
+			t.denials[d] = append(t.denials[d], *last)
 		}
 		return nil
 	})

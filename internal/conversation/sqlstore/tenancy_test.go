@@ -54,7 +54,7 @@ func TestTenancyOfOneGroup(t *testing.T) {
 		settled(t, db)
 		team, client := &tenant.Team{ID: "a"}, &tenant.Client{Team: "a", ID: "web"}
 		key, same := &tenant.Key{ID: "k", Team: "a", Request: tenant.Digest{1}}, &tenant.Key{ID: "l", Team: "a", Request: tenant.Digest{1}}
-		guessed, stale := &tenant.Team{ID: "a", Revision: 1, DisplayName: "guessed"}, &tenant.Team{ID: "a", Revision: 7}
+		guessed, stale := &tenant.Team{ID: "a", Revision: 1, Profile: tenant.Profile{DisplayName: "guessed"}}, &tenant.Team{ID: "a", Revision: 7}
 		denied := func(after time.Duration) *auditOp {
 			e := auditEntry("denied")
 			e.Source, e.Reason, e.Time = "10.1.1.1", "R", e.Time.Add(after)
@@ -81,7 +81,7 @@ func TestTenancyOfOneGroup(t *testing.T) {
 		if n := len(audit(t, db)); n != len(written) {
 			t.Errorf("%d entries", n)
 		}
-		c, err := db.Changes(t.Context(), 0)
+		c, err := db.Changes(t.Context(), tenant.Head{})
 		if err != nil || len(c.Teams) != 1 || c.Teams[0].Revision != 5 || c.Teams[0].DisplayName != "guessed" || len(c.Clients) != 1 ||
 			len(c.Keys) != 1 || c.Keys[0].ID != "k" {
 			t.Errorf("the rows are %+v, %v", c, err)
@@ -118,22 +118,28 @@ func TestTenancyBesidePoison(t *testing.T) {
 	t.Parallel()
 	onEngines(t, func(t *testing.T, db *DB) {
 		settled(t, db)
+		spoiled := func() op {
+			o := putting(t, &tenant.Change{Team: &tenant.Team{ID: "spoiled"}})
+			o.rows[0].columns[1] = nil
+			return o
+		}
 		const puts = 50
 		ops := make([]op, puts, puts+2)
 		for i := range ops {
 			ops[i] = putting(t, &tenant.Change{Team: &tenant.Team{ID: fmt.Sprint(i)}})
 		}
-		ops = append(ops[:30:30], append([]op{poison()}, append(ops[30:], poison())...)...)
+		ops = append(ops[:30:30], append([]op{spoiled()}, append(ops[30:], spoiled())...)...)
+		bad := map[int]bool{30: true, puts + 1: true}
 		for i, err := range together(t, db, ops...) {
-			if o, ok := ops[i].(*auditOp); ok != (err == nil) || ok && o.written.Sequence == 0 {
+			if bad[i] != (err != nil) || !bad[i] && ops[i].(*auditOp).written.Sequence == 0 {
 				t.Errorf("op %d: %v", i, err)
 			}
 		}
 		if n := len(audit(t, db)); n != puts {
 			t.Errorf("%d entries, want %d", n, puts)
 		}
-		for _, o := range ops {
-			if o, ok := o.(*auditOp); ok {
+		for i, o := range ops {
+			if o := o.(*auditOp); !bad[i] {
 				if es, err := db.Entries(t.Context(), tenant.EntryFilter{After: o.written.Sequence + 1}, 1); err != nil || es[0].Hash != o.written.Hash {
 					t.Errorf("entry %d is %+v, %v", o.written.Sequence, es, err)
 				}
@@ -153,13 +159,54 @@ func TestOnceDecidedAgain(t *testing.T) {
 	for _, writes := range []bool{true, false, true} {
 		g.tenancy.known = true
 		if !writes {
-			g.tenancy.denials[denial{}] = nanos(o.entry.Time)
+			g.tenancy.denials[denial{}] = []int64{nanos(o.entry.Time)}
 		}
 		if err := o.decide(g); err != nil || (o.written != nil) != writes || g.tenancy.moved != writes {
 			t.Errorf("it has written %+v, %v", o.written, err)
 		}
 		g.reset()
 	}
+}
+
+// A clock that was years ahead once does not keep others from being written, be they of the same group or not.
+func TestOnceWithClockAhead(t *testing.T) {
+	t.Parallel()
+	onEngines(t, func(t *testing.T, db *DB) {
+		const year = 365 * 24 * time.Hour
+		var ops []op
+		var want []bool
+		add := func(after time.Duration, writes bool) {
+			o := denied("10.1.1.1")
+			o.entry.Time = o.entry.Time.Add(after)
+			ops, want = append(ops, o), append(want, writes)
+		}
+		check := func() {
+			t.Helper()
+			decided(t, together(t, db, ops...), make([]any, len(ops))...)
+			for i, o := range ops {
+				if o := o.(*auditOp); (o.written != nil) != want[i] {
+					t.Errorf("op %d, at %v, has written %+v", i, o.entry.Time, o.written)
+				}
+			}
+			ops, want = nil, nil
+		}
+		settled(t, db)
+		add(10*year, true)
+		add(0, true)
+		add(10*year+1, false)
+		add(59*time.Second, false)
+		check()
+		add(10*year+59*time.Second, false)
+		add(time.Minute, true)
+		add(time.Second, false)
+		add(10*year-59*time.Second, false) // clocks differ
+		add(-time.Minute+999, true)        // which is stored as a minute before
+		check()
+		add(-time.Minute, false)
+		add(5*year, true)
+		check()
+		audit(t, db)
+	})
 }
 
 // A connection that is lost at the COMMIT neither loses an entry nor writes it twice.

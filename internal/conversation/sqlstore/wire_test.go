@@ -20,6 +20,8 @@ type wire struct {
 	target   string
 	running  sync.WaitGroup
 	answered atomic.Int64 // bytes that the server has sent
+	// recovering: the server is to say that it is a standby.
+	recovering atomic.Bool
 
 	mu    sync.Mutex
 	links map[net.Conn]bool
@@ -151,6 +153,10 @@ func (w *wire) pass(client, server net.Conn, answers *answers) {
 		switch m := msg.(type) {
 		case *pgproto3.Parse:
 			prepared[m.Name] = m.Query
+		case *pgproto3.Query:
+			if w.recovering.Load() && strings.Contains(m.String, "pg_is_in_recovery()") {
+				m.String = "SELECT true"
+			}
 		case *pgproto3.Bind:
 			action = w.ask(prepared[m.PreparedStatement])
 		}

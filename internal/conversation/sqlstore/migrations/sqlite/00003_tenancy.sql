@@ -34,7 +34,7 @@ CREATE UNIQUE INDEX api_keys_by_request ON api_keys (request) WHERE request IS N
 -- hash is of the hash before it and the record, which repeats the other columns. source and reason are set for denials of
 -- which one a minute is enough.
 CREATE TABLE audit (
-    sequence INTEGER NOT NULL PRIMARY KEY,
+    sequence INTEGER NOT NULL PRIMARY KEY CHECK (sequence > 0),
     time     INTEGER NOT NULL,
     team     TEXT,
     source   TEXT,

@@ -54,6 +54,7 @@ var (
 	// testSupport is what tests of several packages use, and so cannot be in test files.
 	testSupport = []pattern{
 		"./internal/auth/authtest/...",
+		"./internal/certtest/...",
 		"./internal/conversation/storetest/...",
 		"./internal/netfault/...",
 		"./internal/pgtest/...",
@@ -85,6 +86,12 @@ var rules = []rule{
 		example: [2]pattern{"./internal/tokens", "./internal/conversation"},
 	},
 	{
+		from: []pattern{"./internal/watched", "./internal/certtest"},
+		to:   all, notTo: []pattern{"std"},
+		why:     "files and certificates are the same for everyone: what is in them, who uses them knows",
+		example: [2]pattern{"./internal/watched", "./internal/auth"},
+	},
+	{
 		from: []pattern{"./internal/tenant"},
 		to:   all,
 		notTo: []pattern{
@@ -112,11 +119,9 @@ var rules = []rule{
 	},
 	{
 		from: all, notFrom: []pattern{"./internal/auth/..."},
-		to: []pattern{
-			"github.com/coreos/go-oidc/...", "github.com/go-jose/go-jose/...", "github.com/golang-jwt/jwt/...", "golang.org/x/oauth2/...",
-		},
+		to:      []pattern{"github.com/go-jose/go-jose/...", "github.com/golang-jwt/jwt/..."},
 		why:     "only auth reads tokens, so that what makes one good is decided in one place; everyone else is given a Principal",
-		example: [2]pattern{"./internal/interceptor", "github.com/coreos/go-oidc/v3/oidc"},
+		example: [2]pattern{"./internal/interceptor", "github.com/go-jose/go-jose/v4"},
 	},
 	{
 		from: all, notFrom: []pattern{"./internal/conversation/sqlstore/...", "./bench/..."},
@@ -232,6 +237,8 @@ func TestRulesAllow(t *testing.T) {
 		{"./internal/tenant", "golang.org/x/sync/singleflight"},
 		{"./internal/tenant/tenanttest", "./internal/tenant"},
 		{"./internal/auth", "./internal/tenant"},
+		{"./internal/auth", "./internal/watched"},
+		{"./internal/config", "./internal/watched"},
 		{"./internal/auth", "github.com/go-jose/go-jose/v4/jwt"},
 		{"./internal/auth/authtest", "github.com/golang-jwt/jwt/v5"},
 		{"./internal/interceptor", "./internal/auth"},

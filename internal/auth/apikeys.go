@@ -45,13 +45,13 @@ func NewAPIKeys(keys []APIKey) (*APIKeys, error) {
 		var digest [sha256.Size]byte
 		// The length first: Decode panics where there is no room.
 		if len(k.SHA256) != hex.EncodedLen(sha256.Size) {
-			return nil, fmt.Errorf("api key %d: sha256 must be 64 hex digits", i)
+			return nil, fmt.Errorf("api_keys: entry %d: sha256 must be 64 hex digits", i+1)
 		}
 		if _, err := hex.Decode(digest[:], []byte(k.SHA256)); err != nil {
-			return nil, fmt.Errorf("api key %d: sha256 must be 64 hex digits", i)
+			return nil, fmt.Errorf("api_keys: entry %d: sha256 must be 64 hex digits", i+1)
 		}
 		if _, ok := a.principals[digest]; ok {
-			return nil, fmt.Errorf("api key %d: the same sha256 stands there twice", i)
+			return nil, fmt.Errorf("api_keys: entry %d: the same sha256 stands there twice", i+1)
 		}
 		a.principals[digest] = Principal{
 			Team:   k.Team,

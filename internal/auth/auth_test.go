@@ -131,13 +131,13 @@ func TestNewAPIKeysRefuses(t *testing.T) {
 		name, want string
 		keys       []auth.APIKey
 	}{
-		{name: "short", keys: []auth.APIKey{{SHA256: "abcd"}}, want: "api key 0: sha256 must be 64 hex digits"},
-		{name: "not hex", keys: []auth.APIKey{{SHA256: strings.Repeat("x", 64)}}, want: "api key 0: sha256 must be 64 hex digits"},
-		{name: "long", keys: []auth.APIKey{{SHA256: strings.Repeat("a", 66)}}, want: "api key 0: sha256 must be 64 hex digits"},
+		{name: "short", keys: []auth.APIKey{{SHA256: "abcd"}}, want: "api_keys: entry 1: sha256 must be 64 hex digits"},
+		{name: "not hex", keys: []auth.APIKey{{SHA256: strings.Repeat("x", 64)}}, want: "api_keys: entry 1: sha256 must be 64 hex digits"},
+		{name: "long", keys: []auth.APIKey{{SHA256: strings.Repeat("a", 66)}}, want: "api_keys: entry 1: sha256 must be 64 hex digits"},
 		{
 			name: "twice, in another case",
 			keys: []auth.APIKey{{SHA256: auth.Digest("one")}, {SHA256: strings.ToUpper(auth.Digest("one"))}},
-			want: "api key 1: the same sha256 stands there twice",
+			want: "api_keys: entry 2: the same sha256 stands there twice",
 		},
 	}
 	for _, tt := range tests {
@@ -167,5 +167,16 @@ func TestContext(t *testing.T) {
 	want := auth.Principal{Team: "red", Client: "web", CredentialID: "id"}
 	if p, ok := auth.FromContext(auth.NewContext(t.Context(), want)); !ok || !reflect.DeepEqual(p, want) {
 		t.Errorf("got %+v, %t", p, ok)
+	}
+}
+
+func TestIsLoopback(t *testing.T) {
+	for host, want := range map[string]bool{
+		"localhost": true, "LOCALHOST": true, "127.0.0.1": true, "127.1.2.3": true, "::1": true, "::ffff:127.0.0.1": true,
+		"": false, "localhost.": false, "localhost.example.com": false, "0.0.0.0": false, "::": false, "128.0.0.1": false, "127.1": false,
+	} {
+		if got := auth.IsLoopback(host); got != want {
+			t.Errorf("%q: %t", host, got)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,7 +18,7 @@ var (
 		"the client certificate is of nobody that is let in; send the metadata `authorization: Bearer KEY`, "+
 			"or ask the owner of this service to let its name in")
 	errAmbiguousCertificate = conversation.Errorf(conversation.CredentialInvalid,
-		"the client certificate has names of more than one client; use one for each")
+		"the rules for the client certificate's names differ on whose it is, or what it may do; use one certificate for each client")
 	errCertificateExpired = conversation.Errorf(conversation.CredentialExpired,
 		"the client certificate is not valid at this time; connect with a new one")
 )
@@ -42,30 +43,33 @@ var _ Authenticator = (*certificates)(nil)
 // newCertificates checks the rules.
 func newCertificates(o Options) (*certificates, error) {
 	a := &certificates{exact: make(map[string]certificateRule), directory: o.Directory, now: o.Now}
-	seen := make(map[string]bool)
 	for i, r := range o.Certificates {
-		rule, err := newCertificateRule(r)
+		rule, err := newCertificateRule(r, o.Certificates[:i])
 		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", i, err)
+			return nil, fmt.Errorf("certificates: entry %d: %w", i+1, err)
 		}
-		name := rule.san.key()
-		if seen[name] {
-			return nil, fmt.Errorf("certificate %d: the same san stands there twice", i)
-		}
-		seen[name] = true
 		if rule.san.isPattern() {
 			a.patterns = append(a.patterns, rule)
 		} else {
-			a.exact[name] = rule
+			a.exact[rule.san.key()] = rule
 		}
 	}
 	return a, nil
 }
 
-func newCertificateRule(r CertificateRule) (certificateRule, error) {
+// Check returns what is wrong with a rule that stands in a list after others.
+func (r CertificateRule) Check(before []CertificateRule) error {
+	_, err := newCertificateRule(r, before)
+	return err
+}
+
+func newCertificateRule(r CertificateRule, before []CertificateRule) (certificateRule, error) {
 	s, err := parseRuleSAN(r.SAN)
 	if err != nil {
 		return certificateRule{}, err
+	}
+	if slices.ContainsFunc(before, func(other CertificateRule) bool { return other.SAN == r.SAN }) {
+		return certificateRule{}, errors.New("the same san stands there twice")
 	}
 	for _, who := range []struct{ what, given, placeholder string }{
 		{"team", r.Team, placeholderTeam},
@@ -75,9 +79,9 @@ func newCertificateRule(r CertificateRule) (certificateRule, error) {
 		case named && who.given != "":
 			return certificateRule{}, fmt.Errorf("%s and %s in san say the same thing; drop one", who.what, who.placeholder)
 		case !named && who.given == "":
-			return certificateRule{}, fmt.Errorf("needs a %s, or %s in san", who.what, who.placeholder)
+			return certificateRule{}, fmt.Errorf("has neither a %s nor %s in san", who.what, who.placeholder)
 		case !named && !tenant.ValidID(who.given):
-			return certificateRule{}, fmt.Errorf("%s must be lower-case letters, digits and . _ -, at most 63", who.what)
+			return certificateRule{}, fmt.Errorf("%s must be %s", who.what, tenant.IDRule)
 		}
 	}
 	return certificateRule{san: s, principal: Principal{
@@ -112,8 +116,9 @@ func (a *certificates) Authenticate(ctx context.Context, c Credential) (Principa
 	return admitRegistered(v, p)
 }
 
-// find returns whose certificate it is, and whether the configuration names them, which goes before a pattern. Names that
-// are of different principals are an error, for whoever issued it meant one of them, and not the other.
+// find returns whose certificate it is, and whether a rule without placeholders says so. Names and rules that agree on the
+// principal are fine; then such a rule, if there is one, also gives the credential its id. Where they do not, no rule goes
+// before another: it is an error, for whoever issued the certificate meant one of the principals, and not the other.
 func (a *certificates) find(c *x509.Certificate) (p Principal, configured bool, err error) {
 	found := false
 	add := func(q Principal, exact bool) bool {

@@ -33,6 +33,11 @@ const (
 // discovery reads an issuer's keys from where its OpenID configuration says that they are. It reads when there is a token
 // that needs it, one read at a time, which all tokens wait for together. While the issuer cannot be reached the last good
 // keys stay in use.
+//
+// So a key that its issuer withdraws counts for about six minutes more: the first token to be verified that is later than
+// refreshAfter begins the next read, a token in steady use is verified each verifiedFor, and a read takes fetchTimeout at
+// most. After a pause in the calls it counts until the read that the first of them begins has ended, and where the issuer
+// cannot be read, until it can.
 type discovery struct {
 	issuer string
 	client *http.Client
@@ -40,7 +45,7 @@ type discovery struct {
 	now    func() time.Time
 
 	mu       sync.Mutex
-	set      keySet
+	set      *keySet
 	read     time.Time // when set was read
 	next     time.Time // when it may be read again
 	failures int       // since it was last read
@@ -50,12 +55,15 @@ type discovery struct {
 
 var _ keySource = (*discovery)(nil)
 
-// newDiscovery checks the URL, and reads nothing yet.
-func newDiscovery(issuer string, o Options) (*discovery, error) {
-	if err := checkIssuerURL(issuer); err != nil {
-		return nil, fmt.Errorf("issuer %w", err)
-	}
-	return &discovery{issuer: issuer, client: newClient(), logger: o.Logger, now: o.Now}, nil
+// newDiscovery reads nothing yet.
+func newDiscovery(issuer string, o Options) *discovery {
+	return &discovery{issuer: issuer, client: newClient(), logger: o.Logger, now: o.Now, set: &keySet{}}
+}
+
+func (d *discovery) current() *keySet {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.set
 }
 
 func (d *discovery) find(ctx context.Context, keyID string, algorithm jose.SignatureAlgorithm) ([]jose.JSONWebKey, error) {
@@ -126,7 +134,7 @@ func (d *discovery) startLocked(ctx context.Context) {
 		if err != nil {
 			d.failures++
 			d.logger.WarnContext(ctx, "an issuer's keys cannot be read; those that are known stay in use",
-				"issuer", d.issuer, "known", len(d.set), "error", err)
+				"issuer", d.issuer, "known", len(d.set.keys), "error", err)
 			return
 		}
 		if d.failures > 0 {
@@ -137,7 +145,7 @@ func (d *discovery) startLocked(ctx context.Context) {
 }
 
 // fetch reads the issuer's configuration, and its keys.
-func (d *discovery) fetch(ctx context.Context) (keySet, error) {
+func (d *discovery) fetch(ctx context.Context) (*keySet, error) {
 	body, err := get(ctx, d.client, strings.TrimSuffix(d.issuer, "/")+"/.well-known/openid-configuration")
 	if err != nil {
 		return nil, fmt.Errorf("read the issuer's configuration: %w", err)
@@ -152,7 +160,8 @@ func (d *discovery) fetch(ctx context.Context) (keySet, error) {
 	if configuration.Issuer != d.issuer {
 		return nil, fmt.Errorf("the issuer's configuration is of another issuer, %.200q", configuration.Issuer)
 	}
-	if err := checkURL(configuration.JWKSURI); err != nil {
+	// This machine's own http is for issuers on it: what one elsewhere says of here is not to be asked.
+	if err := checkURL(configuration.JWKSURI, strings.HasPrefix(d.issuer, "http:")); err != nil {
 		return nil, fmt.Errorf("jwks_uri of the issuer's configuration %w", err)
 	}
 	if body, err = get(ctx, d.client, configuration.JWKSURI); err != nil {
@@ -206,9 +215,9 @@ func get(ctx context.Context, client *http.Client, address string) (body []byte,
 	return body, nil
 }
 
-// checkIssuerURL refuses what cannot be an issuer with discovery.
+// checkIssuerURL refuses what cannot be an issuer.
 func checkIssuerURL(s string) error {
-	if err := checkURL(s); err != nil {
+	if err := checkURL(s, true); err != nil {
 		return err
 	}
 	if strings.ContainsAny(s, "?#") {
@@ -217,19 +226,25 @@ func checkIssuerURL(s string) error {
 	return nil
 }
 
-// checkURL refuses a URL over which keys could be replaced on the way.
-func checkURL(s string) error {
+// checkURL refuses a URL over which keys could be replaced on the way. Where it may be local, http on this machine will do.
+func checkURL(s string, local bool) error {
 	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
+	switch {
+	case err == nil && u.Host != "" && u.User == nil &&
+		(u.Scheme == "https" || local && u.Scheme == "http" && IsLoopback(u.Hostname())):
+		return nil
+	case local:
 		return errors.New("must be a URL with https, or with http on this machine")
 	}
-	return nil
+	return errors.New("must be a URL with https, as the issuer is")
 }
 
-func isLoopback(host string) bool {
-	if host == "localhost" {
+// IsLoopback reports whether a host, as it stands in an address or a URL, can only be this machine, to which credentials go
+// unencrypted too. A name other than localhost is not resolved: what it resolves to now is not what it will tomorrow.
+func IsLoopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
 		return true
 	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
 }

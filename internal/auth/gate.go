@@ -29,9 +29,9 @@ type Options struct {
 
 // CertificateRule lets client certificates with a name in.
 type CertificateRule struct {
-	// SAN is a subject alternative name: a URI such as spiffe://example.org/ns/shop/sa/web, or a DNS name, of which upper
-	// and lower case are the same. One whole segment of the path, or label of the DNS name, may be {team}, and one
-	// {client}: then it matches every such name, whose team and client are what stands there, and which must be in the
+	// SAN is a subject alternative name: a URI such as spiffe://example.org/ns/shop/sa/web, or a DNS name in lower case,
+	// which matches that of a certificate in any. One whole segment of the path, or label of the DNS name, may be {team}, and
+	// one {client}: then it matches every such name, whose team and client are what stands there, and which must be in the
 	// directory.
 	SAN string
 	// Team and Client are who it is, where SAN does not say.
@@ -43,8 +43,8 @@ type CertificateRule struct {
 
 // Issuer is somebody whose JWTs are let in.
 type Issuer struct {
-	// Issuer is the claim iss, and for discovery the URL below which /.well-known/openid-configuration is: https, or http on
-	// this machine.
+	// Issuer is the claim iss: a URL with https, or with http on this machine, below which for discovery
+	// /.well-known/openid-configuration is.
 	Issuer string
 	// Audience is what the claim aud must have.
 	Audience string

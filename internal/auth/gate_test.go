@@ -86,6 +86,10 @@ func TestWithoutDatabase(t *testing.T) {
 			if tt.reason == "" && (err != nil || p.Team == "") || tt.reason != "" && !errors.Is(err, &conversation.Error{Reason: tt.reason}) {
 				t.Errorf("got %+v, %v, want %q", p, err, tt.reason)
 			}
+			// The log has the reason once, and what is behind it.
+			if tt.reason == conversation.StoreUnavailable && (strings.Count(err.Error(), string(tt.reason)) != 1 || !strings.Contains(err.Error(), "try again: read changes: ")) {
+				t.Errorf("logged %v", err)
+			}
 		})
 	}
 }
@@ -107,6 +111,16 @@ func TestAllowedAddresses(t *testing.T) {
 			t.Errorf("%s: %v, want allowed %t", address, err, want)
 		}
 	}
+	// Who has the key is told what the address looks like from here, as the prefix would have to be.
+	for address, want := range map[netip.Addr]string{
+		netip.MustParseAddr("::ffff:11.0.0.1"):    "from 11.0.0.1, ",
+		netip.MustParseAddr("2001:db9::1%enp1s0"): "from 2001:db9::1, ",
+		{}: "that of this call is not known",
+	} {
+		if _, err := g.Authenticate(t.Context(), auth.Credential{Bearer: token, Source: address}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", address, err, want)
+		}
+	}
 }
 
 func TestCertificateRules(t *testing.T) {
@@ -119,8 +133,8 @@ func TestCertificateRules(t *testing.T) {
 		{SAN: "spiffe://example.org/ns/fleet/sa/lorry", Team: "fleet", Client: "lorry"},
 		{SAN: "spiffe://example.org/ns/shop/sa/web", Team: "shop", Client: "web", Roles: reader},
 		{SAN: "https://example.org:8443/{client}", Team: "shop"},
-		{SAN: "{client}.Clients.Internal", Team: "shop", Roles: reader},
-		{SAN: "Batch.internal.", Team: "nobody", Client: "batch"},
+		{SAN: "{client}.clients.internal", Team: "shop", Roles: reader},
+		{SAN: "batch.internal", Team: "nobody", Client: "batch"},
 		{SAN: "web", Team: "shop", Client: "web"},
 	}})
 	for _, tt := range []struct {
@@ -136,7 +150,7 @@ func TestCertificateRules(t *testing.T) {
 		{name: "two names of other roles", names: []string{"https://example.org:8443/web", "web.clients.internal"}},
 		{name: "one name of nobody", names: []string{"elsewhere.example", "web"}, want: "shop/web caller", id: "cert:web"},
 		{name: "upper case", names: []string{"WEB.clients.INTERNAL"}, want: "shop/web viewer", id: "cert:web.clients.internal"},
-		{name: "not registered, named by the configuration", names: []string{"batch.internal"}, want: "nobody/batch caller", id: "cert:batch.internal"},
+		{name: "not registered, named by the configuration", names: []string{"Batch.internal."}, want: "nobody/batch caller", id: "cert:batch.internal"},
 		{name: "not registered", names: []string{"lorry.clients.internal"}},
 		{name: "more segments", names: []string{"https://example.org:8443/web/x"}},
 		{name: "a query", names: []string{"https://example.org:8443/web?x"}},
@@ -168,25 +182,26 @@ func TestNewRefuses(t *testing.T) {
 		}}
 	}
 	issuer := func(i auth.Issuer) auth.Options { return auth.Options{Issuers: []auth.Issuer{i}} }
-	const host, path = "certificate 1: san must be a URI with scheme, host and path, all in the usual form, the host in lower case",
-		"certificate 1: san may have {team} and {client} only as whole segments of its path"
-	const dns = "certificate 1: san is neither a URI nor a DNS name whose labels may be {team} and {client}"
+	const host, path = "certificates: entry 2: san must be a URI with scheme, host and path, all in the usual form, the host in lower case",
+		"certificates: entry 2: san may have {team} and {client} only as whole segments of its path"
+	const dns = "certificates: entry 2: san is neither a URI nor a DNS name in lower case, whose labels may be {team} and {client}"
 	for name, tt := range map[string]struct {
 		options auth.Options
 		want    string // a prefix
 	}{
-		"a key": {auth.Options{APIKeys: []auth.APIKey{{SHA256: "ab"}}}, "api key 0: sha256 must be 64 hex digits"},
+		"a key": {auth.Options{APIKeys: []auth.APIKey{{SHA256: "ab"}}}, "api_keys: entry 1: sha256 must be 64 hex digits"},
 
-		"empty san":              {rule("", "shop", "web"), "certificate 1: san is empty"},
-		"no team":                {rule("spiffe://example.org/{client}", "", ""), "certificate 1: needs a team, or {team} in san"},
-		"no client":              {rule("spiffe://example.org/{team}", "", ""), "certificate 1: needs a client, or {client} in san"},
-		"two teams":              {rule("spiffe://example.org/{team}", "shop", "web"), "certificate 1: team and {team} in san say the same thing"},
-		"a bad team":             {rule("a.internal", "Shop", "web"), "certificate 1: team must be lower-case letters"},
-		"a bad client":           {rule("a.internal", "shop", "../web"), "certificate 1: client must be lower-case letters"},
-		"twice":                  {rule("good.internal", "shop", "other"), "certificate 1: the same san stands there twice"},
-		"twice, other case":      {rule("GOOD.internal.", "shop", "other"), "certificate 1: the same san stands there twice"},
-		"wildcard":               {rule("*.internal", "shop", "web"), "certificate 1: san has a wildcard"},
-		"placeholder twice":      {rule("{team}.{team}.internal", "", "web"), "certificate 1: san has the same placeholder twice"},
+		"empty san":              {rule("", "shop", "web"), "certificates: entry 2: san is empty"},
+		"no team":                {rule("spiffe://example.org/{client}", "", ""), "certificates: entry 2: has neither a team nor {team} in san"},
+		"no client":              {rule("spiffe://example.org/{team}", "", ""), "certificates: entry 2: has neither a client nor {client} in san"},
+		"two teams":              {rule("spiffe://example.org/{team}", "shop", "web"), "certificates: entry 2: team and {team} in san say the same thing"},
+		"a bad team":             {rule("a.internal", "Shop", "web"), "certificates: entry 2: team must be " + tenant.IDRule},
+		"a bad client":           {rule("a.internal", "shop", "../web"), "certificates: entry 2: client must be " + tenant.IDRule},
+		"twice":                  {rule("good.internal", "shop", "other"), "certificates: entry 2: the same san stands there twice"},
+		"upper case":             {rule("Good.internal", "shop", "web"), dns},
+		"the root's dot":         {rule("good.internal.", "shop", "web"), dns},
+		"wildcard":               {rule("*.internal", "shop", "web"), "certificates: entry 2: san has a wildcard"},
+		"placeholder twice":      {rule("{team}.{team}.internal", "", "web"), "certificates: entry 2: san has the same placeholder twice"},
 		"part of a label":        {rule("x-{client}.internal", "shop", ""), dns},
 		"unknown placeholder":    {rule("{user}.internal", "shop", "web"), dns},
 		"an address":             {rule("web@example.org", "shop", "web"), dns},
@@ -195,26 +210,30 @@ func TestNewRefuses(t *testing.T) {
 		"in the host":            {rule("spiffe://{team}/{client}", "", ""), path},
 		"no scheme":              {rule("//example.org:1/web", "shop", "web"), host},
 		"no host":                {rule("urn:web", "shop", "web"), host},
+		"no path":                {rule("spiffe://example.org", "shop", "web"), host},
+		"an empty path":          {rule("spiffe://example.org/", "shop", "web"), host},
+		"an empty segment":       {rule("spiffe://example.org//web", "shop", "web"), host},
 		"a user":                 {rule("spiffe://me@example.org/web", "shop", "web"), host},
 		"a query":                {rule("spiffe://example.org/web?", "shop", "web"), host},
 		"a fragment":             {rule("spiffe://example.org/web#", "shop", "web"), host},
 		"an escape":              {rule("spiffe://example.org/%77eb", "shop", "web"), host},
 		"a host in upper case":   {rule("spiffe://Example.org/web", "shop", "web"), host},
 		"a scheme in upper case": {rule("SPIFFE://example.org/web", "shop", "web"), host},
-		"not visible":            {rule("web .internal", "shop", "web"), "certificate 1: san must be 1 to 512 visible ASCII characters"},
-		"too long":               {rule("spiffe://example.org/"+strings.Repeat("a", 500), "shop", "web"), "certificate 1: san must be 1 to 512"},
+		"not visible":            {rule("web .internal", "shop", "web"), "certificates: entry 2: san must be 1 to 512 visible ASCII characters"},
+		"too long":               {rule("spiffe://example.org/"+strings.Repeat("a", 500), "shop", "web"), "certificates: entry 2: san must be 1 to 512"},
 
-		"no issuer":       {issuer(auth.Issuer{Audience: "a"}), "jwt 0: issuer is empty"},
-		"no audience":     {issuer(auth.Issuer{Issuer: issuerName}), "jwt 0: audience is empty"},
-		"plaintext":       {issuer(auth.Issuer{Issuer: "http://example.org", Audience: "a"}), "jwt 0: issuer must be a URL with https, or with http on this machine"},
-		"no URL":          {issuer(auth.Issuer{Issuer: "example.org", Audience: "a"}), "jwt 0: issuer must be a URL with https"},
-		"issuer's query":  {issuer(auth.Issuer{Issuer: "https://example.org/?a", Audience: "a"}), "jwt 0: issuer must have no query"},
-		"no file":         {issuer(auth.Issuer{Issuer: "x", Audience: "a", JWKSFile: "/nowhere"}), "jwt 0: reading jwks_file: open /nowhere"},
-		"an empty file":   {issuer(auth.Issuer{Issuer: "x", Audience: "a", JWKSFile: "/dev/null"}), "jwt 0: reading jwks_file: /dev/null: decode the JWKS"},
-		"an endless file": {issuer(auth.Issuer{Issuer: "x", Audience: "a", JWKSFile: "/dev/zero"}), "jwt 0: reading jwks_file: /dev/zero has more than"},
+		"no issuer":       {issuer(auth.Issuer{Audience: "a"}), "jwt: entry 1: issuer is empty"},
+		"no audience":     {issuer(auth.Issuer{Issuer: issuerName}), "jwt: entry 1: audience is empty"},
+		"plaintext":       {issuer(auth.Issuer{Issuer: "http://example.org", Audience: "a"}), "jwt: entry 1: issuer must be a URL with https, or with http on this machine"},
+		"no URL, a file":  {issuer(auth.Issuer{Issuer: "x", Audience: "a", JWKSFile: "/nowhere"}), "jwt: entry 1: issuer must be a URL with https"},
+		"no URL":          {issuer(auth.Issuer{Issuer: "example.org", Audience: "a"}), "jwt: entry 1: issuer must be a URL with https"},
+		"issuer's query":  {issuer(auth.Issuer{Issuer: "https://example.org/?a", Audience: "a"}), "jwt: entry 1: issuer must have no query"},
+		"no file":         {issuer(auth.Issuer{Issuer: issuerName, Audience: "a", JWKSFile: "/nowhere"}), "jwt: entry 1: reading jwks_file: open /nowhere"},
+		"an empty file":   {issuer(auth.Issuer{Issuer: issuerName, Audience: "a", JWKSFile: "/dev/null"}), "jwt: entry 1: reading jwks_file: /dev/null: decode the JWKS"},
+		"an endless file": {issuer(auth.Issuer{Issuer: issuerName, Audience: "a", JWKSFile: "/dev/zero"}), "jwt: entry 1: reading jwks_file: /dev/zero has more than"},
 		"the same issuer twice": {
 			auth.Options{Issuers: append(options(t, newSigner(t, "1")).Issuers, auth.Issuer{Issuer: issuerName, Audience: "b"})},
-			"jwt 1: the same issuer stands there twice",
+			"jwt: entry 2: the same issuer stands there twice",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -103,7 +103,8 @@ func TestKeyRotation(t *testing.T) {
 	is := newIssuer(t, one)
 	g := w.gate(t, auth.Options{Issuers: []auth.Issuer{is.options()}})
 	token := func(s *signer) string { return s.sign(t, claims(is.URL, w.now().Add(time.Hour))) }
-	if got := try(t, g, token(one)); got != "" {
+	remembered := token(one)
+	if got := try(t, g, remembered); got != "" {
 		t.Fatal(got)
 	}
 	if n := is.reads.Load(); n != 1 {
@@ -133,8 +134,10 @@ func TestKeyRotation(t *testing.T) {
 	if n := is.reads.Load(); n != 2 {
 		t.Errorf("%d reads, want one for all that waited", n-1)
 	}
-	if got := try(t, g, token(one)); got != conversation.CredentialInvalid {
-		t.Errorf("%q with the key that was withdrawn", got)
+	for _, token := range []string{token(one), remembered} {
+		if got := try(t, g, token); got != conversation.CredentialInvalid {
+			t.Errorf("%q with the key that was withdrawn", got)
+		}
 	}
 }
 

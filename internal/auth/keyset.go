@@ -26,17 +26,22 @@ const (
 
 // keySource has the public keys of an issuer. It is safe for concurrent use.
 type keySource interface {
+	// current returns the keys in use, and does not wait for newer ones. What was verified with other keys does not count.
+	current() *keySet
 	// find returns the keys that a token may be signed with whose header has this key id, which may be empty, and this
-	// algorithm. If there is none the error is errUnknownToken, or STORE_UNAVAILABLE if there might be one.
+	// algorithm, and reads the keys again for it if it may. If there is none the error is STORE_UNAVAILABLE where the last
+	// try to read them failed, else errUnknownToken: also for a key so new that they may not be read again yet.
 	find(ctx context.Context, keyID string, algorithm jose.SignatureAlgorithm) ([]jose.JSONWebKey, error)
 }
 
-// keySet is the keys of a JWKS that can be used here.
-type keySet []jose.JSONWebKey
+// keySet is the keys of a JWKS that can be used here. Nobody changes it: keys that were read anew are another one.
+type keySet struct {
+	keys []jose.JSONWebKey
+}
 
 // parseKeySet returns the keys of a JWKS. Those that are for something else, or too weak, or of a kind that is not known,
 // are left out; one of them must be left.
-func parseKeySet(body []byte) (keySet, error) {
+func parseKeySet(body []byte) (*keySet, error) {
 	// One by one, so that a key of a kind that was invented later does not hide the others.
 	var document struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -48,13 +53,13 @@ func parseKeySet(body []byte) (keySet, error) {
 	for _, raw := range document.Keys {
 		var k jose.JSONWebKey
 		if err := k.UnmarshalJSON(raw); err == nil && usable(&k) {
-			set = append(set, k)
+			set.keys = append(set.keys, k)
 		}
 	}
-	if len(set) == 0 {
+	if len(set.keys) == 0 {
 		return nil, errors.New("the JWKS has no public key that signatures can be verified with")
 	}
-	return set, nil
+	return &set, nil
 }
 
 func usable(k *jose.JSONWebKey) bool {
@@ -71,9 +76,9 @@ func usable(k *jose.JSONWebKey) bool {
 }
 
 // find returns the keys with an id, or with any if it is empty, for an algorithm.
-func (s keySet) find(keyID string, algorithm jose.SignatureAlgorithm) []jose.JSONWebKey {
+func (s *keySet) find(keyID string, algorithm jose.SignatureAlgorithm) []jose.JSONWebKey {
 	var found []jose.JSONWebKey
-	for _, k := range s {
+	for _, k := range s.keys {
 		if (keyID == "" || k.KeyID == keyID) && fits(&k, algorithm) && len(found) < maxTried {
 			found = append(found, k)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/chatsvc/chatsvc/internal/tenant"
@@ -89,20 +90,18 @@ func parseRuleSAN(s string) (san, error) {
 	case strings.Count(s, placeholderTeam) > 1 || strings.Count(s, placeholderClient) > 1:
 		return san{}, errors.New("san has the same placeholder twice")
 	}
-	name := dnsSAN(s)
 	if strings.Contains(s, ":") {
-		name = uriSAN(s)
-		if err := checkURI(name); err != nil {
-			return san{}, err
-		}
-	} else if !dnsName.MatchString(name.String()) {
-		return san{}, errors.New("san is neither a URI nor a DNS name whose labels may be {team} and {client}")
+		name := uriSAN(s)
+		return name, checkURI(name)
 	}
-	return name, nil
+	if !dnsName.MatchString(s) {
+		return san{}, errors.New("san is neither a URI nor a DNS name in lower case, whose labels may be {team} and {client}")
+	}
+	return dnsSAN(s), nil
 }
 
-// checkURI refuses a URI that is not scheme://host/path in its normal form, or has a placeholder, or a brace, elsewhere than
-// in place of a segment of the path.
+// checkURI refuses a URI that is not scheme://host/path in its normal form and without empty segments, or has a placeholder, or a
+// brace, elsewhere than in place of a segment of the path.
 func checkURI(s san) error {
 	plain := san{separator: s.separator}
 	for i, part := range s.parts {
@@ -116,7 +115,7 @@ func checkURI(s san) error {
 	}
 	u, err := url.Parse(plain.String())
 	switch {
-	case err != nil, u.Scheme == "", u.Host == "", u.User != nil, u.RawQuery != "", u.ForceQuery, u.Fragment != "",
+	case err != nil, len(s.parts) < 4, slices.Contains(s.parts[3:], ""), u.Scheme == "", u.Host == "", u.User != nil, u.RawQuery != "", u.ForceQuery, u.Fragment != "",
 		strings.Contains(plain.String(), "%"), u.String() != plain.String(), u.Host != strings.ToLower(u.Host):
 		return errors.New("san must be a URI with scheme, host and path, all in the usual form, the host in lower case")
 	}

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"errors"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
 	"github.com/chatsvc/chatsvc/internal/tenant"
@@ -58,12 +59,16 @@ func admitRegistered(v *tenant.View, p Principal) (Principal, error) {
 // fresh is directory.Fresh with the error that callers see.
 func fresh(ctx context.Context, directory *tenant.Directory) (*tenant.View, error) {
 	v, err := directory.Fresh(ctx)
-	if err != nil {
-		return nil, &conversation.Error{
-			Reason:  conversation.StoreUnavailable,
-			Message: "the credential cannot be checked at the moment; try again",
-			Cause:   err,
-		}
+	if err == nil {
+		return v, nil
 	}
-	return v, nil
+	// Below what the directory says, and the store, which is that the database cannot be used, stands why.
+	for e, ok := errors.AsType[*conversation.Error](err); ok && e.Cause != nil; e, ok = errors.AsType[*conversation.Error](err) {
+		err = e.Cause
+	}
+	return nil, &conversation.Error{
+		Reason:  conversation.StoreUnavailable,
+		Message: "the credential cannot be checked at the moment; try again",
+		Cause:   err,
+	}
 }

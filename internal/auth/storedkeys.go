@@ -15,8 +15,6 @@ var (
 		"the key is revoked; use the one that replaced it, or ask an admin of your team for another")
 	errKeyExpired = conversation.Errorf(conversation.CredentialExpired,
 		"the key has expired; use the one that replaced it, or ask an admin of your team for another")
-	errSource = conversation.Errorf(conversation.IPNotAllowed,
-		"the key may not be used from this address")
 )
 
 // storedKeys authenticates by the keys that clients have in the database.
@@ -71,17 +69,30 @@ func (s *storedKeys) Authenticate(ctx context.Context, c Credential) (Principal,
 		return p, err
 	}
 	if !allowed(k.AllowedCIDRs, c.Source) {
-		return p, errSource
+		return p, errSource(c.Source)
 	}
 	return p, nil
 }
 
-// allowed reports whether source is in one of prefixes, or there are none. An IPv4 address in IPv6 is the IPv4 address,
-// and a zone says nothing of where it comes from: Contains knows neither.
+// allowed reports whether source is in one of prefixes, or there are none.
 func allowed(prefixes []netip.Prefix, source netip.Addr) bool {
 	if len(prefixes) == 0 {
 		return true
 	}
-	source = source.Unmap().WithZone("")
+	source = plain(source)
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(source) })
+}
+
+// plain returns the address that prefixes are for: an IPv4 address in IPv6 is the IPv4 address, and a zone says nothing of
+// where it comes from. Prefix.Contains knows neither.
+func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// errSource is the error for a key that is not for the address a call comes from. That address is told: who has the whole
+// key cannot otherwise know what it looks like behind its own network's gateways.
+func errSource(source netip.Addr) error {
+	if !source.IsValid() {
+		return conversation.Errorf(conversation.IPNotAllowed, "the key may be used only from some addresses, and that of this call is not known")
+	}
+	return conversation.Errorf(conversation.IPNotAllowed,
+		"the key may not be used from %s, which is where this call comes from; ask an admin of your team to allow it", plain(source))
 }

@@ -2,11 +2,13 @@ package auth_test
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -230,7 +232,7 @@ func tokenSubject(t *testing.T, w *world, g *auth.Gate, issuer string, s *signer
 	w.advance(2 * time.Hour)
 	end, past := w.now().Add(time.Hour).Truncate(time.Second), w.now().Add(-time.Hour).Truncate(time.Second)
 	principal := auth.Principal{
-		Team: "shop", Client: "web", CredentialID: "jwt:web@shop", Roles: tenant.RolesOf(tenant.RoleCaller, tenant.RoleViewer), ExpireTime: end,
+		Team: "shop", Client: "web", CredentialID: "jwt:" + issuer + "#web@shop", Roles: tenant.RolesOf(tenant.RoleCaller, tenant.RoleViewer), ExpireTime: end,
 	}
 	expired := principal
 	expired.ExpireTime = past
@@ -267,6 +269,8 @@ func tokenSubject(t *testing.T, w *world, g *auth.Gate, issuer string, s *signer
 			"another key id":           bearer(newSigner(t, "2").sign(t, claims(issuer, end))),
 			"another issuer":           bearer(s.sign(t, claims("https://example.com", end))),
 			"no issuer":                with("iss", nil),
+			"an issuer by its case":    with("iss", nil, "ISS", issuer),
+			"an issuer in a list":      with("iss", []string{issuer}),
 			"other claims":             bearer(parts[0] + "." + strings.Split(s.sign(t, claims(issuer, end, "team", "ops")), ".")[1] + "." + parts[2]),
 			"no signature":             bearer(parts[0] + "." + parts[1] + "."),
 			"cut signature":            bearer(good[:len(good)-2]),
@@ -285,15 +289,24 @@ func tokenSubject(t *testing.T, w *world, g *auth.Gate, issuer string, s *signer
 				Credential: bearer(s.sign(t, claims(issuer, past))),
 				Reason:     conversation.CredentialExpired, Principal: expired,
 			},
-			"for ever":             invalid(with("exp", nil)),
-			"not yet":              invalid(with("nbf", w.now().Add(time.Minute).Unix())),
-			"for another audience": invalid(with("aud", "another")),
-			"for no audience":      invalid(with("aud", nil)),
-			"no team":              invalid(with("team", nil)),
-			"a team that is none":  invalid(with("team", "Shop!")),
-			"a team in a list":     invalid(with("team", []string{"shop"})),
-			"no client":            invalid(with("client_id", nil)),
-			"not registered":       invalid(with("client_id", "cellar")),
+			"for ever":                invalid(with("exp", nil)),
+			"for ever, by its case":   invalid(with("exp", nil, "EXP", end.Unix())),
+			"for ever, in text":       invalid(with("exp", strconv.FormatInt(end.Unix(), 10))),
+			"for ever and a day":      invalid(with("exp", 1e300)),
+			"before all time":         invalid(with("exp", -1)),
+			"not yet":                 invalid(with("nbf", w.now().Add(time.Minute).Unix())),
+			"not yet, in text":        invalid(with("nbf", "99999999999")),
+			"never":                   invalid(with("nbf", 1e300)),
+			"no beginning":            invalid(with("nbf", json.RawMessage("null"))),
+			"for another audience":    invalid(with("aud", "another")),
+			"for no audience":         invalid(with("aud", nil)),
+			"an audience by its case": invalid(with("aud", nil, "Aud", "chatsvc")),
+			"an audience in objects":  invalid(with("aud", []any{map[string]any{"chatsvc": true}, nil})),
+			"no team":                 invalid(with("team", nil)),
+			"a team that is none":     invalid(with("team", "Shop!")),
+			"a team in a list":        invalid(with("team", []string{"shop"})),
+			"no client":               invalid(with("client_id", nil)),
+			"not registered":          invalid(with("client_id", "cellar")),
 		},
 	}
 }

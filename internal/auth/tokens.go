@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
 	"github.com/maypok86/otter/v2"
 
@@ -20,7 +20,8 @@ import (
 const (
 	// leeway is how far an issuer's clock may be from ours.
 	leeway = 30 * time.Second
-	// A token that was verified is not verified again for verifiedFor, while it is among the verifiedTokens used most.
+	// A token that was verified is not verified again for verifiedFor, while it is among the verifiedTokens used most and its
+	// issuer's keys are those that it was verified with.
 	verifiedFor    = time.Minute
 	verifiedTokens = 10_000
 )
@@ -30,9 +31,9 @@ var (
 	errUnknownToken = conversation.Errorf(conversation.CredentialInvalid,
 		"the token is not signed by an issuer that is let in; ask the owner of this service for a key")
 	errTokenAudience = conversation.Errorf(conversation.CredentialInvalid,
-		"the token is not for this service, or its claims are malformed; ask its issuer for one with this service's audience")
-	errTokenTimeless = conversation.Errorf(conversation.CredentialInvalid,
-		"the token does not say until when it is valid; ask its issuer for one with the claim exp")
+		"the token is not for this service; ask its issuer for one with this service's audience")
+	errTokenTimes = conversation.Errorf(conversation.CredentialInvalid,
+		"the token does not say when it is valid; ask its issuer for one whose claim exp, and nbf if there is one, is a time in seconds")
 	errTokenEarly = conversation.Errorf(conversation.CredentialInvalid,
 		"the token is not valid yet; check the clock of who issued it")
 	errTokenNobodys = conversation.Errorf(conversation.CredentialInvalid,
@@ -41,8 +42,8 @@ var (
 		"the token has expired; get a new one from its issuer")
 )
 
-// tokens authenticates by JWTs. That a token is genuine is remembered for a while; that its team and client are not
-// disabled is looked up in each call.
+// tokens authenticates by JWTs. That a token is genuine is remembered for a while; that the keys of its issuer are still
+// the same, and its team and client not disabled, is looked up in each call.
 type tokens struct {
 	issuers   map[string]*issuer
 	verified  *otter.Cache[[sha256.Size]byte, verified]
@@ -59,8 +60,14 @@ type issuer struct {
 // verified is what a token says.
 type verified struct {
 	principal Principal
-	// until is when it has to be verified again.
-	until time.Time
+	// It has to be verified again from until on, and once its issuer has other keys.
+	until  time.Time
+	issuer *issuer
+	keys   *keySet
+}
+
+func (v *verified) counts(now time.Time) bool {
+	return now.Before(v.until) && v.issuer.keys.current() == v.keys
 }
 
 var _ Authenticator = (*tokens)(nil)
@@ -75,13 +82,8 @@ func newTokens(ctx context.Context, o Options) (*tokens, error) {
 	t := &tokens{issuers: make(map[string]*issuer), verified: cache, directory: o.Directory, now: o.Now}
 	var discovered []*discovery
 	for i, c := range o.Issuers {
-		switch {
-		case c.Issuer == "":
-			return nil, fmt.Errorf("jwt %d: issuer is empty", i)
-		case c.Audience == "":
-			return nil, fmt.Errorf("jwt %d: audience is empty; without one, tokens that are meant for others would be let in", i)
-		case t.issuers[c.Issuer] != nil:
-			return nil, fmt.Errorf("jwt %d: the same issuer stands there twice", i)
+		if err := c.Check(o.Issuers[:i]); err != nil {
+			return nil, fmt.Errorf("jwt: entry %d: %w", i+1, err)
 		}
 		if c.TeamClaim == "" {
 			c.TeamClaim = "team"
@@ -93,13 +95,10 @@ func newTokens(ctx context.Context, o Options) (*tokens, error) {
 		is := &issuer{Issuer: c}
 		if c.JWKSFile != "" {
 			if is.keys, err = newKeyFile(c.JWKSFile, o); err != nil {
-				return nil, fmt.Errorf("jwt %d: %w", i, err)
+				return nil, fmt.Errorf("jwt: entry %d: %w", i+1, err)
 			}
 		} else {
-			d, err := newDiscovery(c.Issuer, o)
-			if err != nil {
-				return nil, fmt.Errorf("jwt %d: %w", i, err)
-			}
+			d := newDiscovery(c.Issuer, o)
 			is.keys = d
 			discovered = append(discovered, d)
 		}
@@ -111,6 +110,21 @@ func newTokens(ctx context.Context, o Options) (*tokens, error) {
 	return t, nil
 }
 
+// Check returns what is wrong with an issuer that stands in a list after others, but for what is in its file.
+func (i Issuer) Check(before []Issuer) error {
+	switch err := checkIssuerURL(i.Issuer); {
+	case i.Issuer == "":
+		return errors.New("issuer is empty")
+	case i.Audience == "":
+		return errors.New("audience is empty; without one, tokens that are meant for others would be let in")
+	case err != nil:
+		return fmt.Errorf("issuer %w", err)
+	case slices.ContainsFunc(before, func(other Issuer) bool { return other.Issuer == i.Issuer }):
+		return errors.New("the same issuer stands there twice")
+	}
+	return nil
+}
+
 // Authenticate verifies the token, if it has not been lately.
 func (t *tokens) Authenticate(ctx context.Context, c Credential) (Principal, error) {
 	if c.Bearer == "" {
@@ -118,12 +132,11 @@ func (t *tokens) Authenticate(ctx context.Context, c Credential) (Principal, err
 	}
 	now, digest := t.now(), sha256.Sum256([]byte(c.Bearer))
 	v, ok := t.verified.GetIfPresent(digest)
-	if !ok || !now.Before(v.until) {
-		p, err := t.verify(ctx, c.Bearer, now)
-		if err != nil {
+	if !ok || !v.counts(now) {
+		var err error
+		if v, err = t.verify(ctx, c.Bearer, now); err != nil {
 			return Principal{}, err
 		}
-		v = verified{principal: p, until: now.Add(verifiedFor)}
 		t.verified.Set(digest, v)
 	}
 	p := v.principal
@@ -143,39 +156,39 @@ var algorithms = []jose.SignatureAlgorithm{
 }
 
 // verify returns what a token says that an issuer signed. Whether it has expired is left to the caller.
-func (t *tokens) verify(ctx context.Context, token string, now time.Time) (Principal, error) {
+func (t *tokens) verify(ctx context.Context, token string, now time.Time) (verified, error) {
 	signed, err := jose.ParseSignedCompact(token, algorithms)
 	if err != nil || !isAccessToken(signed) {
-		return Principal{}, errUnknownToken
+		return verified{}, errUnknownToken
 	}
-	var claimed struct {
-		Issuer string `json:"iss"`
+	// Until a key fits below, this is only what somebody says, and good for nothing but to choose the keys.
+	var all claims
+	if err := json.Unmarshal(signed.UnsafePayloadWithoutVerification(), &all); err != nil {
+		return verified{}, errUnknownToken
 	}
-	if err := json.Unmarshal(signed.UnsafePayloadWithoutVerification(), &claimed); err != nil {
-		return Principal{}, errUnknownToken
-	}
-	is := t.issuers[claimed.Issuer]
+	name, _ := all["iss"].(string)
+	is := t.issuers[name]
 	if is == nil {
-		return Principal{}, errUnknownToken
+		return verified{}, errUnknownToken
 	}
 	header := signed.Signatures[0].Protected
+	set := is.keys.current() // before they are used: if they change meanwhile, the token is verified again next time
 	keys, err := is.keys.find(ctx, header.KeyID, jose.SignatureAlgorithm(header.Algorithm))
 	if err != nil {
-		return Principal{}, err
+		return verified{}, err
 	}
-	check := &signature{signed: signed, keys: keys}
-	genuine, err := oidc.NewVerifier(is.Issuer.Issuer, check, &oidc.Config{
-		ClientID:             is.Audience,
-		SupportedSigningAlgs: algorithmNames(),
-		SkipExpiryCheck:      true, // done below and in Authenticate: the package has another leeway for each
-	}).Verify(ctx, token)
-	switch {
-	case err != nil && !check.genuine:
-		return Principal{}, errUnknownToken
-	case err != nil:
-		return Principal{}, errTokenAudience
+	signs := func(k jose.JSONWebKey) bool {
+		_, err := signed.Verify(k.Key)
+		return err == nil
 	}
-	return is.principal(genuine, now)
+	if !slices.ContainsFunc(keys, signs) {
+		return verified{}, errUnknownToken
+	}
+	p, err := is.principal(all, now)
+	if err != nil {
+		return verified{}, err
+	}
+	return verified{principal: p, until: now.Add(verifiedFor), issuer: is, keys: set}, nil
 }
 
 // isAccessToken refuses JWTs that say that they are something else, such as a notice of logout: they too are signed by the
@@ -191,32 +204,4 @@ func isAccessToken(signed *jose.JSONWebSignature) bool {
 		return true
 	}
 	return false
-}
-
-func algorithmNames() []string {
-	names := make([]string, len(algorithms))
-	for i, a := range algorithms {
-		names[i] = string(a)
-	}
-	return names
-}
-
-// signature is an oidc.KeySet for one token: the keys that it can be signed with.
-type signature struct {
-	signed  *jose.JSONWebSignature
-	keys    []jose.JSONWebKey
-	genuine bool // one of them fitted
-}
-
-var _ oidc.KeySet = (*signature)(nil)
-
-// VerifySignature returns what the token says if it is signed with one of the keys.
-func (s *signature) VerifySignature(context.Context, string) ([]byte, error) {
-	for _, k := range s.keys {
-		if payload, err := s.signed.Verify(k.Key); err == nil {
-			s.genuine = true
-			return payload, nil
-		}
-	}
-	return nil, errors.New("no key fits the signature")
 }

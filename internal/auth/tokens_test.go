@@ -48,6 +48,10 @@ func TestKeyFile(t *testing.T) {
 		}
 		w.advance(time.Second)
 	}
+	remembered := one.sign(t, claims(issuerName, w.now().Add(time.Hour)))
+	if got := try(t, g, remembered); got != "" {
+		t.Fatal(got)
+	}
 	check("first", one, "")
 	check("first", two, conversation.CredentialInvalid)
 	write(jwks(t, one, two))
@@ -56,6 +60,9 @@ func TestKeyFile(t *testing.T) {
 	write([]byte("half a fi"))
 	check("broken", two, "")
 	write(jwks(t, two))
+	if got := try(t, g, remembered); got != conversation.CredentialInvalid {
+		t.Errorf("%q for a token that was verified with the key that is gone", got)
+	}
 	check("replaced", one, conversation.CredentialInvalid)
 	check("replaced", two, "")
 	write(jwks(t, one)) // of the same size
@@ -140,62 +147,66 @@ func TestClaims(t *testing.T) {
 	w := newWorld(t)
 	s := newSigner(t, "1")
 	w.client(t, "fleet", "lorry")
-	const namespaced = "https://example.org/team.id"
+	const namespaced, subject = "https://example.org/team.id", "jwt:" + issuerName + "#web@shop"
 	for name, tt := range map[string]struct {
 		issuer  auth.Issuer
 		changes []any
 		header  []any
 		want    auth.Principal
 	}{
-		"as usual": {want: auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:web@shop", Roles: caller}},
+		"as usual": {want: auth.Principal{Team: "shop", Client: "web", CredentialID: subject, Roles: caller}},
 		"in objects": {
 			issuer:  auth.Issuer{TeamClaim: "org.unit.team", ClientClaim: "org.client"},
 			changes: []any{"org", map[string]any{"client": "lorry", "unit": map[string]any{"team": "fleet"}}},
-			want:    auth.Principal{Team: "fleet", Client: "lorry", CredentialID: "jwt:web@shop", Roles: caller},
+			want:    auth.Principal{Team: "fleet", Client: "lorry", CredentialID: subject, Roles: caller},
 		},
 		"with a dot in its name": {
 			issuer:  auth.Issuer{TeamClaim: namespaced},
 			changes: []any{namespaced, "fleet", "client_id", "lorry"},
-			want:    auth.Principal{Team: "fleet", Client: "lorry", CredentialID: "jwt:web@shop", Roles: caller},
+			want:    auth.Principal{Team: "fleet", Client: "lorry", CredentialID: subject, Roles: caller},
 		},
 		"roles in a list": {
 			issuer: auth.Issuer{RolesClaim: "roles", Roles: caller | reader | tenant.RolesOf(tenant.RoleAuditor)},
-			want:   auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:web@shop", Roles: caller | reader},
+			want:   auth.Principal{Team: "shop", Client: "web", CredentialID: subject, Roles: caller | reader},
 		},
 		"roles in a string": {
 			issuer:  auth.Issuer{RolesClaim: "scope", Roles: caller | reader},
 			changes: []any{"scope", "openid viewer"},
-			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:web@shop", Roles: reader},
+			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: subject, Roles: reader},
 		},
 		"no roles": {
 			issuer:  auth.Issuer{RolesClaim: "roles"},
 			changes: []any{"roles", []any{7, "gardener", "platform_admin"}},
-			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:web@shop"},
+			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: subject},
 		},
 		"no claim of roles": {
 			issuer:  auth.Issuer{RolesClaim: "roles"},
 			changes: []any{"roles", nil},
-			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:web@shop"},
+			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: subject},
 		},
 		"several audiences": {
 			changes: []any{"aud", []string{"another", "chatsvc"}},
-			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:web@shop", Roles: caller},
+			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: subject, Roles: caller},
 		},
 		"an access token": {
 			header: []any{"typ", "application/AT+JWT"},
-			want:   auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:web@shop", Roles: caller},
+			want:   auth.Principal{Team: "shop", Client: "web", CredentialID: subject, Roles: caller},
+		},
+		"a beginning that is 1970": {
+			changes: []any{"nbf", 0},
+			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: subject, Roles: caller},
 		},
 		"a little early": {
 			changes: []any{"nbf", w.now().Add(20 * time.Second).Unix()},
-			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:web@shop", Roles: caller},
+			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: subject, Roles: caller},
 		},
 		"a subject that logs must not have": {
 			changes: []any{"sub", "web\nlevel=ERROR"},
-			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:sha256:" + auth.Digest("web\nlevel=ERROR")[:12], Roles: caller},
+			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:" + issuerName + "#sha256:" + auth.Digest("web\nlevel=ERROR")[:12], Roles: caller},
 		},
 		"a subject that is too long": {
 			changes: []any{"sub", strings.Repeat("s", 65)},
-			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:sha256:" + auth.Digest(strings.Repeat("s", 65))[:12], Roles: caller},
+			want:    auth.Principal{Team: "shop", Client: "web", CredentialID: "jwt:" + issuerName + "#sha256:" + auth.Digest(strings.Repeat("s", 65))[:12], Roles: caller},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -232,5 +243,35 @@ func TestExpiryWhileRemembered(t *testing.T) {
 	w.advance(10 * time.Second)
 	if got := try(t, g, token); got != conversation.CredentialExpired {
 		t.Errorf("%q, want CREDENTIAL_EXPIRED", got)
+	}
+}
+
+// TestSameSubject is about two issuers that each have somebody of one name: logs and audits tell them apart.
+func TestSameSubject(t *testing.T) {
+	w := newWorld(t)
+	long := "https://issuer.example.org/realms/" + strings.Repeat("r", 200)
+	s := newSigner(t, "1")
+	o := options(t, s)
+	names := []string{issuerName, issuerName + "/", issuerName + "/realms/ä", long, long + "s"}
+	for _, name := range names[1:] {
+		is := o.Issuers[0]
+		is.Issuer = name
+		o.Issuers = append(o.Issuers, is)
+	}
+	g := w.gate(t, o)
+	owners := make(map[string]string)
+	for _, name := range names {
+		p, err := g.Authenticate(t.Context(), auth.Credential{Bearer: s.sign(t, claims(name, w.now().Add(time.Hour)))})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		id := p.CredentialID
+		if other, ok := owners[id]; ok {
+			t.Errorf("%s is the id for %s and for %s", id, other, name)
+		}
+		owners[id] = name
+		if len(id) > 200 || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			t.Errorf("%s: the id %q is not short visible ASCII", name, id)
+		}
 	}
 }

@@ -3,18 +3,13 @@ package auth_test
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"log/slog"
-	"math/big"
 	"net/netip"
-	"net/url"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,6 +18,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/chatsvc/chatsvc/internal/auth"
+	"github.com/chatsvc/chatsvc/internal/certtest"
 	"github.com/chatsvc/chatsvc/internal/conversation/sqlstore"
 	"github.com/chatsvc/chatsvc/internal/tenant"
 )
@@ -100,39 +96,12 @@ func (w *world) gate(t testing.TB, o auth.Options) *auth.Gate {
 	return g
 }
 
-// certificate returns a certificate with names: those with a colon are URIs, the others DNS names.
+// certificate returns a certificate with names, and a common name of which nobody is to take notice.
 func certificate(t testing.TB, notAfter time.Time, names ...string) *x509.Certificate {
 	t.Helper()
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "web.shop.internal"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     notAfter,
-	}
-	for _, name := range names {
-		if !strings.Contains(name, ":") {
-			template.DNSNames = append(template.DNSNames, name)
-			continue
-		}
-		u, err := url.Parse(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		template.URIs = append(template.URIs, u)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
+	leaf := certtest.New(t, "authority").IssueFor(t, time.Now().Add(-time.Hour), notAfter, names...).TLS.Leaf
+	leaf.Subject.CommonName = "web.shop.internal"
+	return leaf
 }
 
 // signer signs tokens, as an issuer does.

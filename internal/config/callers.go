@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -164,8 +163,6 @@ func devKey(key Secret) APIKey {
 
 var digest = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-const idRule = "must be " + tenant.IDRule
-
 func (l *loader) callers() {
 	c := &l.config
 	switch {
@@ -201,90 +198,37 @@ func (l *loader) apiKeys() {
 		}
 		seen[k.SHA256] = true
 		if !tenant.ValidID(k.Team) || !tenant.ValidID(k.Client) {
-			l.fail(apiKeys, "%s: team and client %s", at, idRule)
+			l.fail(apiKeys, "%s: team and client must be %s", at, tenant.IDRule)
 		}
 	}
 }
 
 func (l *loader) certificates() {
-	seen := make(map[string]bool)
+	var before []auth.CertificateRule
 	for i, c := range l.config.Auth.Certificates {
 		if c.SAN == "" { // Not readable, and said so.
 			continue
 		}
-		if err := checkCertificate(c); err != nil {
+		rule := auth.CertificateRule(c)
+		if err := rule.Check(before); err != nil {
 			l.fail(certificates, "entry %d: %w", i+1, err)
-		} else if seen[c.SAN] {
-			l.fail(certificates, "entry %d: the same san stands there twice", i+1)
+		} else if slices.ContainsFunc(c.AllowedModels, func(m string) bool { return !modelName.MatchString(m) }) {
+			l.fail(certificates, "entry %d: allowed_models has what is no name of a model", i+1)
 		}
-		seen[c.SAN] = true
+		before = append(before, rule)
 	}
-}
-
-// The forms of a name in a certificate.
-var (
-	uri      = regexp.MustCompile(`^[a-z][a-z0-9+.-]*://[a-z0-9._:-]+/(.+)$`)
-	uriPart  = regexp.MustCompile(`^[^/?#{}\s]+$`)
-	dnsLabel = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?$`)
-)
-
-var errNoSAN = errors.New("san must be a URI such as spiffe://example.org/{team}/{client}, or a DNS name in lower case")
-
-// checkCertificate checks the form of a rule.
-func checkCertificate(c Certificate) error {
-	parts, form := strings.Split(c.SAN, "."), dnsLabel
-	if strings.Contains(c.SAN, ":") {
-		m := uri.FindStringSubmatch(c.SAN)
-		if m == nil {
-			return errNoSAN
-		}
-		parts, form = strings.Split(m[1], "/"), uriPart
-	}
-	count := make(map[string]int)
-	for _, part := range parts {
-		switch {
-		case part == "{team}", part == "{client}":
-			count[part]++
-		case strings.ContainsAny(part, "{}"):
-			return errors.New("san: {team} and {client} stand for a whole part of it, and nothing else stands in braces")
-		case !form.MatchString(part):
-			return errNoSAN
-		}
-	}
-	for _, who := range []struct{ name, value string }{{"team", c.Team}, {"client", c.Client}} {
-		n := count["{"+who.name+"}"]
-		switch {
-		case n > 1:
-			return fmt.Errorf("san has {%s} twice", who.name)
-		case n == 1 && who.value != "":
-			return fmt.Errorf("%s contradicts the {%[1]s} in san", who.name)
-		case n == 0 && !tenant.ValidID(who.value):
-			return fmt.Errorf("%s %s; or san must have {%[1]s}", who.name, idRule)
-		}
-	}
-	for _, model := range c.AllowedModels {
-		if !modelName.MatchString(model) {
-			return errors.New("allowed_models has what is no name of a model")
-		}
-	}
-	return nil
 }
 
 func (l *loader) jwt() {
-	seen := make(map[string]bool)
+	var before []auth.Issuer
 	for i, j := range l.config.Auth.JWT {
 		if j.Issuer == "" { // Not readable, and said so.
 			continue
 		}
-		u, err := url.Parse(j.Issuer)
-		switch {
-		case err != nil, u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "", u.User != nil, u.RawQuery != "", u.Fragment != "":
-			l.fail(jwt, "entry %d: issuer must be an https URL without user, query and fragment", i+1)
-		case u.Scheme == "http" && !loopback(u.Hostname()):
-			l.fail(jwt, "entry %d: issuer must be https: whoever can change its answers can be anybody", i+1)
-		case seen[j.Issuer]:
-			l.fail(jwt, "entry %d: the same issuer stands there twice", i+1)
+		issuer := auth.Issuer(j)
+		if err := issuer.Check(before); err != nil {
+			l.fail(jwt, "entry %d: %w", i+1, err)
 		}
-		seen[j.Issuer] = true
+		before = append(before, issuer)
 	}
 }

@@ -1,16 +1,12 @@
 package config
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/chatsvc/chatsvc/internal/auth"
+	"github.com/chatsvc/chatsvc/internal/watched"
 )
 
 // simulatorKey is what the embedded simulator gets instead of a key. A real one that happens to be configured stays here.
@@ -28,79 +24,20 @@ func (u Upstream) KeySource(logger *slog.Logger) (func() string, error) {
 	case u.APIKeyFile == "":
 		return u.APIKey.Reveal, nil
 	}
-	f := &keyFile{path: u.APIKeyFile, logger: logger}
-	if err := f.read(); err != nil {
+	file, err := watched.Open(watched.Options[Secret]{
+		Path: u.APIKeyFile, Holds: "the upstream key", Parse: parseKey, Logger: logger,
+	})
+	if err != nil {
 		return nil, fmt.Errorf("reading the upstream key: %w", err)
 	}
-	f.looked = time.Now()
-	return f.key, nil
+	return func() string { return file.Value().Reveal() }, nil
 }
 
-// keyFile is a key in a file.
-type keyFile struct {
-	path   string
-	logger *slog.Logger
-
-	mu      sync.Mutex
-	value   string
-	changed time.Time // the file's modification time when value was read
-	looked  time.Time
-	broken  bool // the last look found no good key, and that was logged
-}
-
-// lookAgain is how long a key that was replaced may still be used.
-const lookAgain = time.Second
-
-func (f *keyFile) key() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if now := time.Now(); now.Sub(f.looked) >= lookAgain {
-		f.looked = now
-		f.look()
-	}
-	return f.value
-}
-
-// look reads the file again if it has changed. An error leaves the value as it is.
-func (f *keyFile) look() {
-	info, err := os.Stat(f.path)
-	if err == nil && info.ModTime().Equal(f.changed) {
-		f.broken = false
-		return
-	}
-	if err == nil {
-		if err = f.read(); err == nil {
-			f.broken = false
-			f.logger.Info("upstream key reloaded", "file", f.path)
-			return
-		}
-	}
-	if !f.broken {
-		f.broken = true
-		f.logger.Error("the upstream key's file is not usable; the last good key stays in use until it is", "error", err)
-	}
-}
-
-// read reads the file. Errors do not repeat what is in it.
-func (f *keyFile) read() (err error) {
-	file, err := os.Open(f.path)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	// The time before the content: if the file changes in between, it is read again rather than missed.
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	content, err := io.ReadAll(io.LimitReader(file, 2*auth.MaxBearer))
-	if err != nil {
-		return err
-	}
+// parseKey returns the key that a file holds. Its error does not repeat what is there.
+func parseKey(content []byte) (Secret, error) {
 	key := strings.TrimSpace(string(content))
 	if !headerSafe(key) {
-		return fmt.Errorf("%s must hold 1 to %d visible ASCII characters", f.path, auth.MaxBearer)
+		return Secret{}, fmt.Errorf("must hold 1 to %d visible ASCII characters", auth.MaxBearer)
 	}
-	f.value, f.changed = key, info.ModTime()
-	return nil
+	return NewSecret(key), nil
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/chatsvc/chatsvc/internal/auth"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 func TestLoadRefuses(t *testing.T) {
@@ -12,8 +13,8 @@ func TestLoadRefuses(t *testing.T) {
 	dev := map[string]string{"dev": "true"}
 	const notLoopback = "dev serves loopback addresses only: use 127.0.0.1, [::1] or localhost"
 	const noTLS = "is not a loopback address, and would send keys in the clear: set tls.cert_file and tls.key_file; where something else encrypts, such as a mesh, set allow_plaintext"
-	const noSAN = "san must be a URI such as spiffe://example.org/{team}/{client}, or a DNS name in lower case"
-	const ids = "must be 1 to 63 lower-case letters, digits and . _ -, of which the first is a letter or digit"
+	const noURI = "san must be a URI with scheme, host and path, all in the usual form, the host in lower case"
+	const noSegment = "san may have {team} and {client} only as whole segments of its path"
 	const roles = "use caller, viewer, team_admin, platform_admin, auditor"
 	tests := []struct {
 		name    string
@@ -171,7 +172,7 @@ func TestLoadRefuses(t *testing.T) {
 				"auth.api_keys (chatsvc.yaml): entry 3: team must be text; put it in quotes",
 				"auth.api_keys (chatsvc.yaml): entry 4: must have sha256, team and client",
 				"auth.api_keys (chatsvc.yaml): entry 5 (red): sha256 must be 64 hex digits",
-				"auth.api_keys (chatsvc.yaml): entry 6 (Red): team and client must be 1 to 63 lower-case letters, digits and . _ -, of which the first is a letter or digit",
+				"auth.api_keys (chatsvc.yaml): entry 6 (Red): team and client must be " + tenant.IDRule,
 				"auth.api_keys (chatsvc.yaml): entry 7 (red): the same sha256 stands there twice",
 				"auth.api_keys (chatsvc.yaml): entry 8 (red): sha256 is the digest of the well-known key of --dev",
 				"auth.api_keys (chatsvc.yaml): entry 9 (red): sha256 is the digest of nothing",
@@ -207,30 +208,33 @@ func TestLoadRefuses(t *testing.T) {
 				"    - {san: Web.red.internal, team: red, client: web}\n" +
 				"    - {san: '*.red.internal', team: red, client: web}\n" +
 				"    - {san: web.red.internal, team: red, client: WEB}\n" +
-				"    - {san: web.red.internal, team: red, client: web, allowed_models: [a model]}\n" +
+				"    - {san: models.red.internal, team: red, client: web, allowed_models: [gpt-6, a model]}\n" +
 				"    - {san: web.red.internal, team: red, client: web, roles: [admin]}\n" +
 				"    - {san: web.red.internal, team: red, client: web, allowed_models: gpt-6}\n" +
 				"    - {san: 'spiffe://example.org/{team}/{client}', models: [gpt-6]}\n" +
 				"    - {san: twice.red.internal, team: red, client: web}\n" +
-				"    - {san: twice.red.internal, team: red, client: batch}\n",
+				"    - {san: twice.red.internal, team: red, client: batch}\n" +
+				"    - {san: 'spiffe://example.org/a%20b/{client}', team: red}\n" +
+				"    - {san: web_.red.internal, team: red, client: web}\n", // which is good
 			want: []string{
 				"auth.certificates (chatsvc.yaml): entry 1: must have san",
 				"auth.certificates (chatsvc.yaml): entry 2: must have san",
 				"auth.certificates (chatsvc.yaml): entry 14: roles has a name that is none: no such role: " + roles,
 				"auth.certificates (chatsvc.yaml): entry 15: allowed_models must be a list of names",
 				"auth.certificates (chatsvc.yaml): entry 16: no such setting: models",
-				"auth.certificates (chatsvc.yaml): entry 3: " + noSAN,
-				"auth.certificates (chatsvc.yaml): entry 4: " + noSAN,
-				"auth.certificates (chatsvc.yaml): entry 5: " + noSAN,
-				"auth.certificates (chatsvc.yaml): entry 6: san: {team} and {client} stand for a whole part of it, and nothing else stands in braces",
-				"auth.certificates (chatsvc.yaml): entry 7: san has {team} twice",
-				"auth.certificates (chatsvc.yaml): entry 8: team contradicts the {team} in san",
-				"auth.certificates (chatsvc.yaml): entry 9: team " + ids + "; or san must have {team}",
-				"auth.certificates (chatsvc.yaml): entry 10: " + noSAN,
-				"auth.certificates (chatsvc.yaml): entry 11: " + noSAN,
-				"auth.certificates (chatsvc.yaml): entry 12: client " + ids + "; or san must have {client}",
+				"auth.certificates (chatsvc.yaml): entry 3: " + noSegment,
+				"auth.certificates (chatsvc.yaml): entry 4: " + noURI,
+				"auth.certificates (chatsvc.yaml): entry 5: " + noURI,
+				"auth.certificates (chatsvc.yaml): entry 6: " + noSegment,
+				"auth.certificates (chatsvc.yaml): entry 7: san has the same placeholder twice",
+				"auth.certificates (chatsvc.yaml): entry 8: team and {team} in san say the same thing; drop one",
+				"auth.certificates (chatsvc.yaml): entry 9: has neither a team nor {team} in san",
+				"auth.certificates (chatsvc.yaml): entry 10: san is neither a URI nor a DNS name in lower case, whose labels may be {team} and {client}",
+				"auth.certificates (chatsvc.yaml): entry 11: san has a wildcard; use {team} and {client}, or a rule for each name",
+				"auth.certificates (chatsvc.yaml): entry 12: client must be " + tenant.IDRule,
 				"auth.certificates (chatsvc.yaml): entry 13: allowed_models has what is no name of a model",
 				"auth.certificates (chatsvc.yaml): entry 18: the same san stands there twice",
+				"auth.certificates (chatsvc.yaml): entry 19: " + noURI,
 			},
 		},
 		{
@@ -247,9 +251,9 @@ func TestLoadRefuses(t *testing.T) {
 				"auth.jwt (chatsvc.yaml): entry 1: must have issuer and audience",
 				"auth.jwt (chatsvc.yaml): entry 2: must have issuer and audience",
 				"auth.jwt (chatsvc.yaml): entry 3: no such setting: key",
-				"auth.jwt (chatsvc.yaml): entry 4: issuer must be https: whoever can change its answers can be anybody",
-				"auth.jwt (chatsvc.yaml): entry 5: issuer must be an https URL without user, query and fragment",
-				"auth.jwt (chatsvc.yaml): entry 6: issuer must be an https URL without user, query and fragment",
+				"auth.jwt (chatsvc.yaml): entry 4: issuer must be a URL with https, or with http on this machine",
+				"auth.jwt (chatsvc.yaml): entry 5: issuer must be a URL with https, or with http on this machine",
+				"auth.jwt (chatsvc.yaml): entry 6: issuer must be a URL with https, or with http on this machine",
 				"auth.jwt (chatsvc.yaml): entry 8: the same issuer stands there twice",
 			},
 		},

@@ -79,7 +79,7 @@ func fields() []field {
 		{Setting{Name: "listen", Flag: "listen", Meaning: "Where callers connect"}, func(c *Config) any { return &c.Listen }},
 		{Setting{Name: "admin_listen", Flag: "admin-listen", Meaning: "Where teams, keys and the audit are managed, and `/livez` and `/readyz` answer"}, func(c *Config) any { return &c.AdminListen }},
 		{Setting{Name: "database_url", Flag: "database-url", Meaning: "Where conversations are kept: `sqlite:PATH`, or `postgres://USER@HOST/DATABASE` for several replicas"}, func(c *Config) any { return &c.DatabaseURL }},
-		{Setting{Name: "default_model", Flag: "default-model", Meaning: "The model of a request that names none; with the simulator `sim`"}, func(c *Config) any { return &c.DefaultModel }},
+		{Setting{Name: "default_model", Flag: "default-model", Meaning: "The model of a request that names none; with `--dev` and the simulator `sim`"}, func(c *Config) any { return &c.DefaultModel }},
 		{Setting{Name: "upstream.mode", Flag: "upstream", Meaning: "Who answers: `openai`, or the embedded `simulator`, which is the default with `--dev` and no base URL"}, func(c *Config) any { return &c.Upstream.Mode }},
 		{Setting{Name: "upstream.base_url", Env: "CHATSVC_OPENAI_BASE_URL", Meaning: "The upstream's base URL; `OPENAI_BASE_URL` is not read"}, func(c *Config) any { return &c.Upstream.BaseURL }},
 		{Setting{Name: "upstream.api_key_file", Env: "OPENAI_API_KEY_FILE", Meaning: "A file with the upstream key; it is read again when it changes, and wins over the key itself"}, func(c *Config) any { return &c.Upstream.APIKeyFile }},

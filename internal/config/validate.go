@@ -2,7 +2,6 @@ package config
 
 import (
 	"net"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -38,7 +37,7 @@ func (l *loader) addresses() {
 			continue
 		}
 		switch {
-		case loopback(host):
+		case auth.IsLoopback(host):
 		case c.Dev:
 			l.fail(name, "dev serves loopback addresses only: use 127.0.0.1, [::1] or localhost")
 		case c.TLS.CertFile == "" && !c.AllowPlaintext:
@@ -68,16 +67,6 @@ func (l *loader) tls() {
 			l.fail(need.name, "%s", need.why)
 		}
 	}
-}
-
-// loopback reports whether a host, as it stands in an address or a URL, can only be this machine. A name other than
-// localhost is not resolved: what it resolves to now is not what it will tomorrow.
-func loopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
 }
 
 func (l *loader) database() {
@@ -115,10 +104,10 @@ func encrypted(parameters url.Values) bool {
 	return slices.Contains([]string{"require", "verify-ca", "verify-full"}, parameters.Get("sslmode"))
 }
 
-// loopbackHosts is loopback for the hosts of a PostgreSQL URL, which may be several, each with a port.
+// loopbackHosts is auth.IsLoopback for the hosts of a PostgreSQL URL, which may be several, each with a port.
 func loopbackHosts(hosts string) bool {
 	for address := range strings.SplitSeq(hosts, ",") {
-		if u := (url.URL{Host: address}); !loopback(u.Hostname()) {
+		if u := (url.URL{Host: address}); !auth.IsLoopback(u.Hostname()) {
 			return false
 		}
 	}
@@ -143,7 +132,7 @@ func (l *loader) upstream() {
 	switch {
 	case err != nil, base.Scheme != "http" && base.Scheme != "https", base.Hostname() == "", base.User != nil, base.RawQuery != "", base.Fragment != "":
 		l.fail("upstream.base_url", "must be an http or https URL without user, query and fragment")
-	case base.Scheme == "http" && !loopback(base.Hostname()) && !c.AllowPlaintext:
+	case base.Scheme == "http" && !auth.IsLoopback(base.Hostname()) && !c.AllowPlaintext:
 		l.fail("upstream.base_url", "would send the key in the clear: use https, or set allow_plaintext where something else encrypts")
 	}
 	u.BaseURL = strings.TrimRight(u.BaseURL, "/")

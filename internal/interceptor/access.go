@@ -65,10 +65,10 @@ func accessOf(method protoreflect.MethodDescriptor) (access, error) {
 	}
 	a := access{anyRole: option.GetAnyRole()}
 	for _, role := range option.GetRoles() {
-		if role < chatsvcv1.AccessRole_ACCESS_ROLE_CALLER || role > chatsvcv1.AccessRole_ACCESS_ROLE_AUDITOR {
+		if !tenant.Role(role).Valid() { // the two have the same numbers
 			return access{}, fmt.Errorf("the option `access` names %s, which nobody has", role)
 		}
-		a.roles |= tenant.RolesOf(tenant.Role(role)) // The two have the same numbers.
+		a.roles |= tenant.RolesOf(tenant.Role(role))
 	}
 	if a.anyRole == (a.roles != 0) {
 		return access{}, errors.New("the option `access` must have either roles or any_role")
@@ -93,7 +93,8 @@ func (t accessTable) check(fullMethod string, roles tenant.Roles) error {
 }
 
 // Methods returns the methods that a caller with roles may call, as in chatsvc.v1.ChatService/CreateTurn, in alphabetical
-// order; on whichever listener they are served. It has none where ServerOptions returns an error.
+// order; on whichever listener they are served, and also those that answer NOT_IMPLEMENTED. It has none where ServerOptions
+// returns an error.
 func Methods(roles tenant.Roles) []string {
 	table, err := ownMethods()
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/chatsvc/chatsvc/internal/auth"
+	"github.com/chatsvc/chatsvc/internal/conversation"
 	"github.com/chatsvc/chatsvc/internal/telemetry"
 )
 
@@ -22,9 +23,20 @@ import (
 type authentication struct {
 	authenticator auth.Authenticator
 	methods       accessTable
+	// needsCertificate and openReflection are as in Options.
+	needsCertificate, openReflection bool
 }
 
+var errNoCertificate = conversation.Errorf(conversation.CredentialMissing,
+	"this service needs a client certificate: connect with one that it accepts")
+
 func (a authentication) handle(ctx context.Context, method string, next func(context.Context) error) error {
+	if a.needsCertificate && certificateOf(ctx) == nil {
+		return errNoCertificate
+	}
+	if a.openReflection && isReflection(serviceOf(method)) {
+		return next(ctx)
+	}
 	credential, err := credentialOf(ctx)
 	if err != nil {
 		return err
@@ -37,7 +49,7 @@ func (a authentication) handle(ctx context.Context, method string, next func(con
 	if err != nil {
 		return err
 	}
-	// Reflection is the same for every caller; who may see it at all was decided by needsCredential.
+	// Reflection is the same for every caller; that who asks has a credential is enough.
 	if !isReflection(serviceOf(method)) {
 		if err := a.methods.check(method, p.Roles); err != nil {
 			return err

@@ -2,89 +2,36 @@ package interceptor
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"math/big"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
+	"github.com/chatsvc/chatsvc/internal/certtest"
 	"github.com/chatsvc/chatsvc/internal/tenant"
 )
-
-// authority signs certificates.
-type authority struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	a := &authority{}
-	own := a.issue(t, "authority")
-	a.certificate, a.key = own.Leaf, own.PrivateKey.(*ecdsa.PrivateKey)
-	return a
-}
-
-// issue returns a certificate for both ends; the first one is the authority's own.
-func (a *authority) issue(t *testing.T, name string) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(time.Now().UnixNano()),
-		Subject:               pkix.Name{CommonName: name},
-		DNSNames:              []string{"localhost"},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(time.Hour),
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true,
-		IsCA:                  a.key == nil,
-	}
-	parent, signer := a.certificate, a.key
-	if template.IsCA {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-}
-
-func (a *authority) pool() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.certificate)
-	return pool
-}
 
 // TestCredential looks at what the authenticator is asked, over both transports and with both kinds of RPC: they must not
 // differ.
 func TestCredential(t *testing.T) {
-	ours, theirs := newAuthority(t), newAuthority(t)
-	server, client, stranger := ours.issue(t, "server"), ours.issue(t, "web"), theirs.issue(t, "web")
+	ours, theirs := certtest.New(t, "ours"), certtest.New(t, "theirs")
+	server, client, stranger := ours.Issue(t, "localhost").TLS, ours.Issue(t, "web").TLS, theirs.Issue(t, "web").TLS
 	tests := []struct {
 		name          string
 		certificate   *tls.Certificate
@@ -136,9 +83,9 @@ func TestCredential(t *testing.T) {
 		for _, tt := range tests {
 			t.Run(string(over)+"/"+tt.name, func(t *testing.T) {
 				f := startOver(t, over, &tls.Config{
-					Certificates: []tls.Certificate{server}, ClientAuth: tt.clientAuth, ClientCAs: ours.pool(), MinVersion: tls.VersionTLS13,
+					Certificates: []tls.Certificate{server}, ClientAuth: tt.clientAuth, ClientCAs: ours.Pool(), MinVersion: tls.VersionTLS13,
 				}, nil)
-				config := &tls.Config{RootCAs: ours.pool(), ServerName: "localhost", MinVersion: tls.VersionTLS13}
+				config := &tls.Config{RootCAs: ours.Pool(), ServerName: "localhost", MinVersion: tls.VersionTLS13}
 				if tt.certificate != nil {
 					// Not Certificates: of those, only one that the server's authorities have signed is sent.
 					config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return tt.certificate, nil }
@@ -186,6 +133,73 @@ func TestCredential(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestNeedsCertificate: whatever else a call brings, and whoever may read the schema. Health is nobody's secret.
+func TestNeedsCertificate(t *testing.T) {
+	ours := certtest.New(t, "ours")
+	server, client := ours.Issue(t, "localhost").TLS, ours.Issue(t, "web").TLS
+	for _, over := range []transport{overGRPC, overHTTP} {
+		f := startOver(t, over, &tls.Config{
+			Certificates: []tls.Certificate{server}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ours.Pool(), MinVersion: tls.VersionTLS13,
+		}, func(o *Options) { o.NeedsCertificate, o.OpenReflection = true, true })
+		for _, with := range []bool{false, true} {
+			config := &tls.Config{RootCAs: ours.Pool(), ServerName: "localhost", MinVersion: tls.VersionTLS13}
+			if with {
+				config.Certificates = []tls.Certificate{client}
+			}
+			conn, err := grpc.NewClient(f.addr, grpc.WithTransportCredentials(credentials.NewTLS(config)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
+				t.Errorf("%s, certificate %t: health: %v", over, with, err)
+			}
+			wantReason, wantDenials := "CREDENTIAL_MISSING", 1
+			if with {
+				wantReason, wantDenials = "", 0
+			}
+			for _, tw := range twins() {
+				ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer sk-red")
+				err := tw.call(ctx, conn, &chatsvcv1.CreateTurnRequest{Text: "hello"})
+				if reasonOf(err) != wantReason || (err == nil) != with {
+					t.Errorf("%s, certificate %t: %s: %v", over, with, tw.method, err)
+				}
+				if asked := f.keys.take(); len(asked) != 1-wantDenials {
+					t.Errorf("%s, certificate %t: the key was looked at %d times", over, with, len(asked))
+				}
+				if denied := f.denied.take(t); len(denied) != wantDenials || !with && denied[0].Reason != wantReason {
+					t.Errorf("%s, certificate %t: audited %v", over, with, denied)
+				}
+				if text := f.log.text(); strings.Count(text, tw.method) != 1 {
+					t.Errorf("%s, certificate %t: %s is logged as %s", over, with, tw.method, text)
+				}
+				f.log.take(t)
+			}
+			if err := readSchema(t, conn); reasonOf(err) != wantReason || (err == nil) != with {
+				t.Errorf("%s, certificate %t: reflection: %v", over, with, err)
+			}
+			f.denied.take(t)
+			_ = conn.Close()
+		}
+	}
+}
+
+// readSchema asks for the services.
+func readSchema(t *testing.T, conn *grpc.ClientConn) error {
+	t.Helper()
+	stream, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(t.Context())
+	if err != nil {
+		return err
+	}
+	ask := &reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}
+	if err := stream.Send(ask); err != nil && !errors.Is(err, io.EOF) { // EOF: the answer came first, and Recv has it
+		return err
+	}
+	if _, err = stream.Recv(); err != nil {
+		return err
+	}
+	return stream.CloseSend()
 }
 
 // TestSpellings: the keys of metadata have no case, so every spelling of the one header is that header.

@@ -36,6 +36,9 @@ type link struct {
 //  4. auth finds the caller, and looks whether its roles allow the method. It comes before anything that looks at the
 //     message, so that a stranger learns nothing about what is valid.
 //  5. validate hands the handler only messages that keep the rules of the proto.
+//
+// grpc-go reads the message of a unary RPC before the first of them. What is no message of the method's type, or too large,
+// it refuses by itself, whoever calls: no link sees that, so that it is neither logged nor told to the audit.
 func newChain(opts *Options) ([]link, error) {
 	// Lazy, as is the default: with WithDisableLazy the validator would know no message but those listed, and let the
 	// others pass unchecked or fail.
@@ -50,7 +53,10 @@ func newChain(opts *Options) ([]link, error) {
 	log := around(callLog{logger: opts.Logger, toStatus: opts.ToStatus}.handle)
 	caught := recovery.WithRecoveryHandlerContext(recovered)
 	denied := around(denials{tell: opts.Denied}.handle)
-	who := around(authentication{authenticator: opts.Authenticator, methods: methods}.handle)
+	who := around(authentication{
+		authenticator: opts.Authenticator, methods: methods,
+		needsCertificate: opts.NeedsCertificate, openReflection: opts.OpenReflection,
+	}.handle)
 	check := validate{validator: validator, toStatus: opts.ToStatus}
 	return []link{
 		{
@@ -68,7 +74,7 @@ func newChain(opts *Options) ([]link, error) {
 			unary:  denied.unary,
 			stream: denied.stream,
 		},
-		only(needsCredential(opts.OpenReflection), link{
+		only(notHealth, link{
 			name:   "auth",
 			unary:  who.unary,
 			stream: who.stream,
@@ -109,13 +115,9 @@ func isReflection(service string) bool {
 	return service == "grpc.reflection.v1.ServerReflection" || service == "grpc.reflection.v1alpha.ServerReflection"
 }
 
-// needsCredential reports which services need a credential: all that are not named here, so that a service which is
-// registered one day is closed until someone decides otherwise.
-func needsCredential(openReflection bool) func(service string) bool {
-	return func(service string) bool {
-		return service != healthService && (!openReflection || !isReflection(service))
-	}
-}
+// notHealth reports whether a service asks who calls: all but health, so that one which is registered one day is closed until
+// someone decides otherwise.
+func notHealth(service string) bool { return service != healthService }
 
 // around is an interceptor that only needs what both kinds of RPC have in common. next runs the rest of the chain.
 type around func(ctx context.Context, method string, next func(context.Context) error) error
@@ -139,7 +141,7 @@ func (a around) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServe
 
 // Options is what the chain and the server are made of.
 type Options struct {
-	// Logger gets one line per RPC.
+	// Logger gets one line per RPC that reaches the chain; see newChain.
 	Logger *slog.Logger
 	// Authenticator knows the callers.
 	Authenticator auth.Authenticator
@@ -151,6 +153,9 @@ type Options struct {
 	ToStatus func(error) error
 	// OpenReflection lets callers without a credential read the schema.
 	OpenReflection bool
+	// NeedsCertificate refuses calls over connections without a client certificate that was verified, but for health: for a
+	// transport that does not refuse the connections themselves.
+	NeedsCertificate bool
 
 	Limits  Limits
 	Tracing Tracing

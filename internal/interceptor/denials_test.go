@@ -45,9 +45,9 @@ func TestDenialOf(t *testing.T) {
 		nil:                           "",
 		errors.New("disk on fire"):    "",
 		status.Error(7, "of its own"): "",
-		tenant.ErrOtherTeam:             "",
-		&conversation.Error{Reason: conversation.NotFound, Cause: fmt.Errorf("turns/1: %w", tenant.ErrOtherTeam)}:        tenant.OtherTeam,
-		&conversation.Error{Reason: conversation.Internal, Cause: fmt.Errorf("turns/1: %w", tenant.ErrOtherTeam)}:        "",
+		tenant.ErrOtherTeam:           "",
+		&conversation.Error{Reason: conversation.NotFound, Cause: fmt.Errorf("turns/1: %w", tenant.ErrOtherTeam)}:      tenant.OtherTeam,
+		&conversation.Error{Reason: conversation.Internal, Cause: fmt.Errorf("turns/1: %w", tenant.ErrOtherTeam)}:      "",
 		&conversation.Error{Reason: conversation.Internal, Cause: conversation.Errorf(conversation.RoleMissing, "no")}: "",
 	} {
 		if got := denialOf(err); got != want {

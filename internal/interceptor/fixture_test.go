@@ -24,6 +24,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
 	"github.com/chatsvc/chatsvc/internal/auth"
@@ -56,7 +57,14 @@ func toStatus(err error) error {
 	if domain.Turn != (conversation.ID{}) {
 		info.Metadata = map[string]string{"turn": "turns/from-the-error"}
 	}
-	st, err := status.New(code, domain.Message).WithDetails(info)
+	details := []protoadapt.MessageV1{info}
+	if domain.Field != "" {
+		info.Metadata = map[string]string{"field": domain.Field}
+		details = append(details, &errdetails.BadRequest{
+			FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: domain.Field, Description: domain.Message}},
+		})
+	}
+	st, err := status.New(code, domain.Message).WithDetails(details...)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"buf.build/go/protovalidate"
@@ -11,8 +12,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 // validate refuses messages that break the rules of the proto. It is our own rather than the middleware's, because callers
@@ -96,26 +99,62 @@ func (v validate) check(m any) error {
 // describe says what is wrong, in words where the rule's own are none: a pattern explains itself to few, and U+0000 to
 // nobody.
 func describe(violation *protovalidate.Violation) string {
-	switch {
-	case violation.Proto.GetRuleId() == "string.not_contains":
+	switch violation.Proto.GetRuleId() {
+	case "string.not_contains":
 		return "must not contain U+0000"
-	case violation.Proto.GetRuleId() != "string.pattern":
-		return violation.Proto.GetMessage()
-	case strings.HasSuffix(protovalidate.FieldPathString(violation.Proto.GetField()), "model"):
-		return "must be the name of a model: letters, digits and . _ : / @ = , + -, at most 128"
-	case strings.Contains(violation.Proto.GetMessage(), "^conversations/"):
+	case "string.pattern":
+		if words := patternInWords(violation.RuleValue.String()); words != "" {
+			return words
+		}
+	case "string.in":
+		allowed := violation.RuleValue.List()
+		var words []string
+		for i := range allowed.Len() {
+			if word := allowed.Get(i).String(); word != "" { // which is the default
+				words = append(words, word)
+			}
+		}
+		return "must be one of: " + strings.Join(words, ", ")
+	case "enum.defined_only":
+		return "must be one of the values that the API has for it"
+	case "enum.not_in": // of zero
+		return "must not be unspecified"
+	case "repeated.unique":
+		return "must not have the same twice"
+	}
+	return violation.Proto.GetMessage()
+}
+
+// patternInWords says what a pattern of the proto is for; empty for one that it does not know.
+func patternInWords(pattern string) string {
+	const uuid = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+	switch pattern {
+	case "^conversations/" + uuid:
 		return "must be conversations/ and a UUID in lower case"
-	case strings.Contains(violation.Proto.GetMessage(), "^turns/"):
+	case "^turns/" + uuid:
 		return "must be turns/ and a UUID in lower case"
+	case "^[!-~]{1,128}$":
+		return "must be 1 to 128 visible ASCII characters"
+	case "^[A-Za-z0-9][A-Za-z0-9._:/@=,+-]{0,127}$":
+		return "must be the name of a model: letters, digits and . _ : / @ = , + -, at most 128"
+	case "^[a-z0-9][a-z0-9._-]{0,62}$":
+		return "must be " + tenant.IDRule
+	case "^[a-z0-9][a-z0-9._/-]{0,62}$":
+		return "must be 1 to 63 lower-case letters, digits and . _ / -, of which the first is a letter or digit"
+	case "^[a-zA-Z0-9_-]{1,64}$":
+		return "must be 1 to 64 letters, digits, _ and -"
 	default:
-		return violation.Proto.GetMessage()
+		return ""
 	}
 }
 
-// refuse makes the status through the same mapping as every other error, then adds what the domain has no word for.
+// refuse makes the status through the same mapping as every other error, about the first field that is wrong; then the
+// violations take the place of that one, as the domain has no word for several.
 func (v validate) refuse(text string, bad *errdetails.BadRequest) error {
-	refused := status.Convert(v.toStatus(&conversation.Error{Reason: conversation.InvalidRequest, Message: text}))
-	detailed, err := refused.WithDetails(bad)
+	e := &conversation.Error{Reason: conversation.InvalidRequest, Message: text, Field: bad.GetFieldViolations()[0].GetField()}
+	refused := status.Convert(v.toStatus(e)).Proto()
+	refused.Details = slices.DeleteFunc(refused.GetDetails(), func(d *anypb.Any) bool { return d.MessageIs(bad) })
+	detailed, err := status.FromProto(refused).WithDetails(bad)
 	if err != nil {
 		return fmt.Errorf("adding the violations to a refusal: %w", err)
 	}

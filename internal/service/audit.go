@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
 	"github.com/chatsvc/chatsvc/internal/tenant"
 )
@@ -53,7 +51,7 @@ func (s *auditService) ListAuditEntries(ctx context.Context, in *chatsvcv1.ListA
 			return s.audit.Entries(ctx, filter, limit)
 		},
 		func(e *tenant.Entry) int64 { return e.Sequence },
-		entryToProto)
+		EntryToProto)
 	if err != nil {
 		return nil, err
 	}
@@ -70,10 +68,10 @@ func entryFilterFromProto(in *chatsvcv1.ListAuditEntriesRequest) (filter tenant.
 			return filter, err
 		}
 	}
-	if filter.Start, err = boundFromProto("start_time", in.GetStartTime()); err != nil {
+	if filter.Start, err = timeFromProto("start_time", in.GetStartTime()); err != nil {
 		return filter, err
 	}
-	if filter.End, err = boundFromProto("end_time", in.GetEndTime()); err != nil {
+	if filter.End, err = timeFromProto("end_time", in.GetEndTime()); err != nil {
 		return filter, err
 	}
 	switch in.GetOrderBy() {
@@ -84,18 +82,6 @@ func entryFilterFromProto(in *chatsvcv1.ListAuditEntriesRequest) (filter tenant.
 		return filter, invalid("order_by", "must be `sequence desc` or `sequence`")
 	}
 	return filter, nil
-}
-
-// boundFromProto returns a bound of times; zero for none.
-func boundFromProto(field string, in *timestamppb.Timestamp) (time.Time, error) {
-	switch {
-	case in == nil:
-		return time.Time{}, nil
-	case in.CheckValid() != nil:
-		return time.Time{}, invalid(field, "must be a time")
-	default:
-		return in.AsTime(), nil
-	}
 }
 
 func (s *auditService) GetAuditHead(ctx context.Context, _ *chatsvcv1.GetAuditHeadRequest) (*chatsvcv1.AuditHead, error) {
@@ -109,8 +95,8 @@ func (s *auditService) GetAuditHead(ctx context.Context, _ *chatsvcv1.GetAuditHe
 	return &chatsvcv1.AuditHead{Count: head.Count, Hash: hex.EncodeToString(head.Hash[:])}, nil
 }
 
-// entryToProto converts an entry. Of one whose record says nothing that can be understood there is the record itself.
-func entryToProto(e *tenant.Entry) *chatsvcv1.AuditEntry {
+// EntryToProto returns an entry as callers see it. Of one whose record says nothing that can be understood there is the record itself.
+func EntryToProto(e *tenant.Entry) *chatsvcv1.AuditEntry {
 	out := &chatsvcv1.AuditEntry{
 		Sequence: e.Sequence, CreateTime: timeToProto(e.Time), Action: e.Action, Reason: e.Reason,
 		Credential: e.Actor.Credential, Source: e.Source, Resource: e.Resource, TraceId: e.TraceID, Count: e.Count,
@@ -123,10 +109,10 @@ func entryToProto(e *tenant.Entry) *chatsvcv1.AuditEntry {
 		out.Outcome = chatsvcv1.AuditOutcome_AUDIT_OUTCOME_DENIED
 	}
 	if e.Team != "" {
-		out.Team = formatTeam(e.Team)
+		out.Team = tenant.TeamName(e.Team)
 	}
 	if e.Actor.Team != "" {
-		out.Actor = formatClient(e.Actor.Team, e.Actor.Client)
+		out.Actor = tenant.ClientName(e.Actor.Team, e.Actor.Client)
 	}
 	for _, c := range e.Changes {
 		out.Changes = append(out.Changes, &chatsvcv1.AuditChange{Field: c.Field, OldValue: c.Old, NewValue: c.New})

@@ -62,7 +62,7 @@ func TestListAuditEntries(t *testing.T) {
 		{"after all", auditor, &chatsvcv1.ListAuditEntriesRequest{StartTime: timestamppb.New(time.Now().Add(time.Hour))}, ""},
 		{
 			"of all times", auditor, &chatsvcv1.ListAuditEntriesRequest{
-				StartTime: timestamppb.New(time.Date(1, 1, 1, 0, 0, 0, 1, time.UTC)),
+				StartTime: timestamppb.New(time.Unix(0, 0)),
 				EndTime:   timestamppb.New(time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC)),
 			}, "6 5 4 3 2 1",
 		},
@@ -79,16 +79,21 @@ func TestListAuditEntries(t *testing.T) {
 		t.Errorf("from the second until before the fifth: %s", got)
 	}
 
-	for name, in := range map[string]*chatsvcv1.ListAuditEntriesRequest{
-		"start_time": {StartTime: &timestamppb.Timestamp{Nanos: -1}},
-		"end_time":   {EndTime: &timestamppb.Timestamp{Seconds: 1 << 60}},
-		"order_by":   {OrderBy: "time"},
-		"team":       {Team: "red"},
-		"page_token": {PageToken: "x"},
+	for _, wrong := range []struct {
+		field string
+		in    *chatsvcv1.ListAuditEntriesRequest
+	}{
+		{"start_time", &chatsvcv1.ListAuditEntriesRequest{StartTime: &timestamppb.Timestamp{Nanos: -1}}},
+		{"start_time", &chatsvcv1.ListAuditEntriesRequest{StartTime: timestamppb.New(time.Time{})}}, // it is not "unset"
+		{"end_time", &chatsvcv1.ListAuditEntriesRequest{EndTime: &timestamppb.Timestamp{Seconds: 1 << 60}}},
+		{"end_time", &chatsvcv1.ListAuditEntriesRequest{EndTime: timestamppb.New(time.Time{})}},
+		{"order_by", &chatsvcv1.ListAuditEntriesRequest{OrderBy: "time"}},
+		{"team", &chatsvcv1.ListAuditEntriesRequest{Team: "red"}},
+		{"page_token", &chatsvcv1.ListAuditEntriesRequest{PageToken: "x"}},
 	} {
-		_, err := c.ListAuditEntries(auditor, in)
-		if info := wantStatus(t, err, codes.InvalidArgument, conversation.InvalidRequest); info.GetMetadata()["field"] != name {
-			t.Errorf("%s: metadata %v", name, info.GetMetadata())
+		_, err := c.ListAuditEntries(auditor, wrong.in)
+		if info := wantStatus(t, err, codes.InvalidArgument, conversation.InvalidRequest); info.GetMetadata()["field"] != wrong.field {
+			t.Errorf("%v: metadata %v", wrong.in, info.GetMetadata())
 		}
 	}
 	token := must[*chatsvcv1.ListAuditEntriesResponse](t)(c.ListAuditEntries(auditor, &chatsvcv1.ListAuditEntriesRequest{PageSize: 1})).GetNextPageToken()
@@ -179,12 +184,12 @@ func TestEntryToProto(t *testing.T) {
 		Sequence: 7, CreateTime: timestamppb.New(time.Unix(1, 0)), Action: "a/b", Outcome: chatsvcv1.AuditOutcome_AUDIT_OUTCOME_DENIED,
 		Reason: "OTHER_TEAM", Count: 3, TraceId: "t", Record: []byte("r"), Hash: strings.Repeat("0", 63) + "1",
 	}
-	if got := entryToProto(denied); !proto.Equal(got, want) {
+	if got := EntryToProto(denied); !proto.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 	unreadable := &tenant.Entry{Sequence: 8, Record: []byte("\xff{"), Hash: tenant.Digest{1}}
 	want = &chatsvcv1.AuditEntry{Sequence: 8, Record: []byte("\xff{"), Hash: "01" + strings.Repeat("0", 62)}
-	if got := entryToProto(unreadable); !proto.Equal(got, want) {
+	if got := EntryToProto(unreadable); !proto.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }

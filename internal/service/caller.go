@@ -5,6 +5,7 @@ import (
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
 	"github.com/chatsvc/chatsvc/internal/interceptor"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 // callerService says of all methods but GetCaller that they are not implemented, with the reason that the generated
@@ -21,7 +22,7 @@ func (callerService) GetCaller(ctx context.Context, _ *chatsvcv1.GetCallerReques
 		return nil, err
 	}
 	return &chatsvcv1.Caller{
-		Team: formatTeam(p.Team), Client: formatClient(p.Team, p.Client), Roles: rolesToProto(p.Roles), ExpireTime: timeToProto(p.ExpireTime),
+		Team: tenant.TeamName(p.Team), Client: tenant.ClientName(p.Team, p.Client), Roles: rolesToProto(p.Roles), ExpireTime: timeToProto(p.ExpireTime),
 		AllowedModels: p.AllowedModels, Credential: p.CredentialID, Methods: interceptor.Methods(p.Roles),
 	}, nil
 }

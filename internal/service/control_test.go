@@ -69,8 +69,8 @@ func (c control) addTeam(t *testing.T, team string) *chatsvcv1.Key {
 	t.Helper()
 	admin := as(t, "platform", tenant.RolePlatformAdmin)
 	must[*chatsvcv1.Team](t)(c.CreateTeam(admin, &chatsvcv1.CreateTeamRequest{TeamId: team}))
-	must[*chatsvcv1.Client](t)(c.CreateClient(admin, &chatsvcv1.CreateClientRequest{Parent: formatTeam(team), ClientId: "web"}))
-	return must[*chatsvcv1.Key](t)(c.CreateKey(admin, &chatsvcv1.CreateKeyRequest{Parent: formatClient(team, "web")}))
+	must[*chatsvcv1.Client](t)(c.CreateClient(admin, &chatsvcv1.CreateClientRequest{Parent: tenant.TeamName(team), ClientId: "web"}))
+	return must[*chatsvcv1.Key](t)(c.CreateKey(admin, &chatsvcv1.CreateKeyRequest{Parent: tenant.ClientName(team, "web")}))
 }
 
 // names is what a call of the control plane can name.

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
 	"github.com/chatsvc/chatsvc/internal/conversation"
@@ -380,4 +382,19 @@ func spelling(value interface {
 		return ""
 	}
 	return strings.ToLower(strings.TrimPrefix(value.String(), prefix))
+}
+
+// timeFromProto returns a time that callers may leave out; zero for none. What is older than the epoch of Unix is a mistake, and
+// the first moment of the year 1 would be taken for none.
+func timeFromProto(field string, in *timestamppb.Timestamp) (time.Time, error) {
+	switch {
+	case in == nil:
+		return time.Time{}, nil
+	case in.CheckValid() != nil:
+		return time.Time{}, invalid(field, "must be a time")
+	case in.GetSeconds() < 0:
+		return time.Time{}, invalid(field, "must be a time from 1970 on")
+	default:
+		return in.AsTime(), nil
+	}
 }

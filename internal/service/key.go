@@ -116,13 +116,13 @@ func (s *keyService) RevokeKey(ctx context.Context, in *chatsvcv1.RevokeKeyReque
 }
 
 // keySpecFromProto converts what callers set in a key. Which of it a key may have, the registry knows.
-func keySpecFromProto(in *chatsvcv1.Key) (tenant.KeySpec, error) {
-	spec := tenant.KeySpec{DisplayName: in.GetDisplayName(), AllowedModels: in.GetAllowedModels()}
+func keySpecFromProto(in *chatsvcv1.Key) (spec tenant.KeySpec, err error) {
+	spec = tenant.KeySpec{DisplayName: in.GetDisplayName(), AllowedModels: in.GetAllowedModels()}
 	for i, role := range in.GetRoles() {
-		if role < chatsvcv1.AccessRole_ACCESS_ROLE_CALLER || role > chatsvcv1.AccessRole_ACCESS_ROLE_AUDITOR {
+		if !tenant.Role(role).Valid() { // both have the same numbers; a test compares them
 			return spec, invalid(fmt.Sprintf("key.roles[%d]", i), "must be one of the roles")
 		}
-		spec.Roles |= tenant.RolesOf(tenant.Role(role)) // both count alike; a test compares them
+		spec.Roles |= tenant.RolesOf(tenant.Role(role))
 	}
 	for i, text := range in.GetAllowedCidrs() {
 		network, err := netip.ParsePrefix(text)
@@ -132,13 +132,8 @@ func keySpecFromProto(in *chatsvcv1.Key) (tenant.KeySpec, error) {
 		}
 		spec.AllowedCIDRs = append(spec.AllowedCIDRs, network)
 	}
-	if in.GetExpireTime() != nil {
-		if in.GetExpireTime().CheckValid() != nil {
-			return spec, invalid("key.expire_time", "must be a time")
-		}
-		spec.ExpireTime = in.GetExpireTime().AsTime()
-	}
-	return spec, nil
+	spec.ExpireTime, err = timeFromProto("key.expire_time", in.GetExpireTime())
+	return spec, err
 }
 
 // newKeyToProto is keyToProto of a key that was just made, with what is never shown again.
@@ -158,7 +153,7 @@ func keyToProto(k *tenant.Key, now time.Time) *chatsvcv1.Key {
 		out.AllowedCidrs = append(out.AllowedCidrs, network.String())
 	}
 	if k.ReplacedBy != "" {
-		out.ReplacedBy = formatKey(k.Team, k.Client, k.ReplacedBy)
+		out.ReplacedBy = tenant.KeyName(k.Team, k.Client, k.ReplacedBy)
 	}
 	switch {
 	case !k.RevokeTime.IsZero():

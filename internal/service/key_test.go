@@ -194,8 +194,10 @@ func TestKeySpec(t *testing.T) {
 			}
 		}
 	}
-	_, err = keySpecFromProto(&chatsvcv1.Key{ExpireTime: &timestamppb.Timestamp{Nanos: -1}})
-	wantInvalid(t, err, "key.expire_time")
+	for _, end := range []*timestamppb.Timestamp{{Nanos: -1}, {Seconds: -1}, timestamppb.New(time.Time{})} {
+		_, err = keySpecFromProto(&chatsvcv1.Key{ExpireTime: end})
+		wantInvalid(t, err, "key.expire_time")
+	}
 }
 
 func TestKeyState(t *testing.T) {
@@ -226,7 +228,7 @@ func TestPagesOfKeys(t *testing.T) {
 	c := serveControl(t)
 	admin := as(t, "red", tenant.RoleTeamAdmin)
 	add := func(client string) string {
-		return must[*chatsvcv1.Key](t)(c.CreateKey(admin, &chatsvcv1.CreateKeyRequest{Parent: formatClient("red", client)})).GetName()
+		return must[*chatsvcv1.Key](t)(c.CreateKey(admin, &chatsvcv1.CreateKeyRequest{Parent: tenant.ClientName("red", client)})).GetName()
 	}
 	want := []string{c.addTeam(t, "red").GetName()}
 	must[*chatsvcv1.Client](t)(c.CreateClient(admin, &chatsvcv1.CreateClientRequest{Parent: "teams/red", ClientId: "app"}))

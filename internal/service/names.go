@@ -53,18 +53,6 @@ func parseName(collection, field, name string) (conversation.ID, error) {
 	return id, nil
 }
 
-// The ids that names of the control plane are made of.
-const (
-	keyIDLength = 16
-	keyAlphabet = "abcdefghijklmnopqrstuvwxyz234567"
-)
-
-func formatTeam(team string) string { return teams + team }
-
-func formatClient(team, client string) string { return formatTeam(team) + "/" + clients + client }
-
-func formatKey(team, client, key string) string { return formatClient(team, client) + "/" + keys + key }
-
 // parseTeam reads `teams/{team}`. As all names, it has one spelling.
 func parseTeam(field, name string) (team string, err error) {
 	team, ok := strings.CutPrefix(name, teams)
@@ -88,7 +76,7 @@ func parseClient(field, name string) (team, client string, err error) {
 func parseKey(name string) (team, client, key string, err error) {
 	parent, key, ok := strings.Cut(name, "/"+keys)
 	team, client, err = parseClient("name", parent)
-	if !ok || err != nil || len(key) != keyIDLength || !consistsOf(key, keyAlphabet) {
+	if !ok || err != nil || !tenant.ValidKeyID(key) {
 		return "", "", "", invalid("name", "must be teams/{team}/clients/{client}/keys/{key}, as ListKeys gives it")
 	}
 	return team, client, key, nil
@@ -104,6 +92,3 @@ func parseKeysParent(field, name string) (team, client string, err error) {
 	}
 	return team, "", nil
 }
-
-// consistsOf reports whether every character of s is in an alphabet.
-func consistsOf(s, alphabet string) bool { return strings.Trim(s, alphabet) == "" }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/chatsvc/chatsvc/internal/conversation"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 // testID returns an ID that is the same for the same number.
@@ -79,13 +80,13 @@ func wantInvalid(t *testing.T, err error, field string) {
 
 func TestControlPlaneNames(t *testing.T) {
 	const client, key = "teams/red/clients/web-1.eu_a", "teams/red/clients/web-1.eu_a/keys/abcdefghijklmn27"
-	if team, err := parseTeam("name", "teams/0-r.e_d"); err != nil || team != "0-r.e_d" || formatTeam(team) != "teams/0-r.e_d" {
+	if team, err := parseTeam("name", "teams/0-r.e_d"); err != nil || team != "0-r.e_d" || tenant.TeamName(team) != "teams/0-r.e_d" {
 		t.Errorf("team %q, %v", team, err)
 	}
-	if team, id, err := parseClient("name", client); err != nil || formatClient(team, id) != client || team != "red" || id != "web-1.eu_a" {
+	if team, id, err := parseClient("name", client); err != nil || tenant.ClientName(team, id) != client || team != "red" || id != "web-1.eu_a" {
 		t.Errorf("client %q %q, %v", team, id, err)
 	}
-	if team, c, id, err := parseKey(key); err != nil || formatKey(team, c, id) != key || id != "abcdefghijklmn27" {
+	if team, c, id, err := parseKey(key); err != nil || tenant.KeyName(team, c, id) != key || id != "abcdefghijklmn27" {
 		t.Errorf("key %q %q %q, %v", team, c, id, err)
 	}
 	if team, c, err := parseKeysParent("parent", "teams/red"); err != nil || team != "red" || c != "" {
@@ -143,15 +144,15 @@ func FuzzControlPlaneNames(f *testing.F) {
 	isKey := regexp.MustCompile(`^teams/` + id + `/clients/` + id + `/keys/[a-z2-7]{16}$`).MatchString
 	f.Fuzz(func(t *testing.T, name string) {
 		team, err := parseTeam("name", name)
-		if err == nil != isTeam(name) || err == nil && formatTeam(team) != name {
+		if err == nil != isTeam(name) || err == nil && tenant.TeamName(team) != name {
 			t.Errorf("%q is read as the team %q, %v", name, team, err)
 		}
 		team, client, err := parseClient("name", name)
-		if err == nil != isClient(name) || err == nil && formatClient(team, client) != name {
+		if err == nil != isClient(name) || err == nil && tenant.ClientName(team, client) != name {
 			t.Errorf("%q is read as the client %q %q, %v", name, team, client, err)
 		}
 		team, client, key, err := parseKey(name)
-		if err == nil != isKey(name) || err == nil && formatKey(team, client, key) != name {
+		if err == nil != isKey(name) || err == nil && tenant.KeyName(team, client, key) != name {
 			t.Errorf("%q is read as the key %q %q %q, %v", name, team, client, key, err)
 		}
 		if _, _, err = parseKeysParent("name", name); err == nil != (isTeam(name) || isClient(name)) {

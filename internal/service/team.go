@@ -22,10 +22,10 @@ func (s *teamService) CreateTeam(ctx context.Context, in *chatsvcv1.CreateTeamRe
 		return nil, err
 	}
 	t, err := s.registry.CreateTeam(ctx, interceptor.AuditEntry(ctx), tenant.Team{
-		ID: in.GetTeamId(), DisplayName: in.GetTeam().GetDisplayName(), Disabled: in.GetTeam().GetDisabled(),
+		ID: in.GetTeamId(), Profile: profileFromProto(in.GetTeam()),
 	})
 	if err != nil {
-		return nil, aboutNew(formatTeam(in.GetTeamId()), err)
+		return nil, aboutNew(tenant.TeamName(in.GetTeamId()), err)
 	}
 	return teamToProto(t), nil
 }
@@ -77,26 +77,33 @@ func (s *teamService) UpdateTeam(ctx context.Context, in *chatsvcv1.UpdateTeamRe
 	if err != nil {
 		return nil, err
 	}
-	change := func(t *tenant.Team) { setNamed(paths, in.GetTeam(), &t.DisplayName, &t.Disabled) }
-	t, err := s.registry.UpdateTeam(ctx, interceptor.AuditEntry(ctx), team, parseRevision(in.GetTeam().GetEtag()), change)
+	t, err := s.registry.UpdateTeam(ctx, interceptor.AuditEntry(ctx), team, parseRevision(in.GetTeam().GetEtag()),
+		setNamed(paths, profileFromProto(in.GetTeam())))
 	if err != nil {
 		return nil, err
 	}
 	return teamToProto(t), nil
 }
 
-// setNamed sets what the paths name to what the request says.
-func setNamed(paths []string, in interface {
+// profileFromProto converts what callers set in a team or client.
+func profileFromProto(in interface {
 	GetDisplayName() string
 	GetDisabled() bool
-}, displayName *string, disabled *bool,
-) {
-	for _, path := range paths {
-		switch path {
-		case "display_name":
-			*displayName = in.GetDisplayName()
-		case "disabled":
-			*disabled = in.GetDisabled()
+},
+) tenant.Profile {
+	return tenant.Profile{DisplayName: in.GetDisplayName(), Disabled: in.GetDisabled()}
+}
+
+// setNamed returns a change to what the request says of what the paths name.
+func setNamed(paths []string, wanted tenant.Profile) func(*tenant.Profile) {
+	return func(p *tenant.Profile) {
+		for _, path := range paths {
+			switch path {
+			case "display_name":
+				p.DisplayName = wanted.DisplayName
+			case "disabled":
+				p.Disabled = wanted.Disabled
+			}
 		}
 	}
 }
@@ -110,10 +117,10 @@ func (s *teamService) CreateClient(ctx context.Context, in *chatsvcv1.CreateClie
 		return nil, err
 	}
 	c, err := s.registry.CreateClient(ctx, interceptor.AuditEntry(ctx), tenant.Client{
-		Team: team, ID: in.GetClientId(), DisplayName: in.GetClient().GetDisplayName(), Disabled: in.GetClient().GetDisabled(),
+		Team: team, ID: in.GetClientId(), Profile: profileFromProto(in.GetClient()),
 	})
 	if err != nil {
-		return nil, aboutNew(formatClient(team, in.GetClientId()), err)
+		return nil, aboutNew(tenant.ClientName(team, in.GetClientId()), err)
 	}
 	return clientToProto(c), nil
 }
@@ -156,15 +163,16 @@ func (s *teamService) UpdateClient(ctx context.Context, in *chatsvcv1.UpdateClie
 	if err != nil {
 		return nil, err
 	}
-	if _, err := changing.within(ctx, team); err != nil {
+	p, err := changing.within(ctx, team)
+	if err != nil {
 		return nil, err
 	}
 	paths, err := flatPaths(in.GetUpdateMask().GetPaths(), in.GetClient(), "display_name", "disabled")
 	if err != nil {
 		return nil, err
 	}
-	change := func(c *tenant.Client) { setNamed(paths, in.GetClient(), &c.DisplayName, &c.Disabled) }
-	c, err := s.registry.UpdateClient(ctx, interceptor.AuditEntry(ctx), team, client, parseRevision(in.GetClient().GetEtag()), change)
+	c, err := s.registry.UpdateClient(ctx, interceptor.AuditEntry(ctx), p.Roles, team, client,
+		parseRevision(in.GetClient().GetEtag()), setNamed(paths, profileFromProto(in.GetClient())))
 	if err != nil {
 		return nil, err
 	}

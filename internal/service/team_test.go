@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -57,6 +58,35 @@ func TestTeamsAndClients(t *testing.T) {
 	_, err = c.CreateClient(admin, &chatsvcv1.CreateClientRequest{Parent: "teams/red", ClientId: "a/b"})
 	if info := wantStatus(t, err, codes.InvalidArgument, conversation.InvalidRequest); info.GetMetadata()["field"] != "client_id" {
 		t.Errorf("metadata %v", info.GetMetadata())
+	}
+}
+
+// Whether the client of a platform admin is disabled is not for an admin of its team to say.
+func TestClientOfAPlatformAdmin(t *testing.T) {
+	c := serveControl(t)
+	c.addTeam(t, "red")
+	platform := as(t, "platform", tenant.RolePlatformAdmin)
+	set := func(ctx context.Context, disabled bool) error {
+		_, err := c.UpdateClient(ctx, &chatsvcv1.UpdateClientRequest{
+			Client: &chatsvcv1.Client{Name: "teams/red/clients/web", Disabled: disabled}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"disabled"}},
+		})
+		return err
+	}
+	admin := as(t, "red", tenant.RoleTeamAdmin)
+	if err := set(admin, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := set(admin, false); err != nil {
+		t.Fatal(err)
+	}
+	must[*chatsvcv1.Key](t)(c.CreateKey(platform, &chatsvcv1.CreateKeyRequest{
+		Parent: "teams/red/clients/web", Key: &chatsvcv1.Key{Roles: []chatsvcv1.AccessRole{chatsvcv1.AccessRole_ACCESS_ROLE_PLATFORM_ADMIN}},
+	}))
+	for _, disabled := range []bool{true, false} {
+		wantStatus(t, set(admin, disabled), codes.PermissionDenied, conversation.RoleMissing)
+		if err := set(platform, disabled); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"flag"
 	"fmt"
 	"io"
@@ -21,13 +19,14 @@ import (
 	"github.com/chatsvc/chatsvc/internal/provider/openai"
 	"github.com/chatsvc/chatsvc/internal/service"
 	"github.com/chatsvc/chatsvc/internal/telemetry"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 	"github.com/chatsvc/chatsvc/internal/tokens"
 	"github.com/chatsvc/chatsvc/internal/turn"
 )
 
 const forgetCommand = "forget"
 
-// runForgetful serves, until ctx ends, all of chatsvc that takes part in a turn, on a store that forgets. The wiring is
+// runForgetful serves, until ctx ends, all of chatsvc that takes part in a turn, on stores that forget. The wiring is
 // that of `chatsvc serve` with its default configuration: whoever changes the one changes the other.
 func runForgetful(ctx context.Context, args []string, _, stderr io.Writer) error {
 	flags := flag.NewFlagSet(forgetCommand, flag.ContinueOnError)
@@ -71,14 +70,23 @@ func runForgetful(ctx context.Context, args []string, _, stderr io.Writer) error
 		Tracer:       providers.TracerProvider.Tracer("github.com/chatsvc/chatsvc/internal/turn"),
 		MaxDuration:  cfg.Limits.MaxTurnDuration,
 	})
-	digest := sha256.Sum256([]byte(*key))
-	keys, err := auth.NewAPIKeys([]auth.APIKey{{SHA256: hex.EncodeToString(digest[:]), Team: "bench", Client: "bench"}})
+	tenants := forgetful.Tenants{}
+	directory, auditor := tenant.NewDirectory(tenants, logger), tenant.NewAuditor(tenants, logger)
+	if _, err := directory.Refresh(ctx); err != nil {
+		return fmt.Errorf("reading who may call: %w", err)
+	}
+	gate, err := auth.New(ctx, auth.Options{
+		APIKeys:   []auth.APIKey{{SHA256: auth.Digest(*key), Team: "bench", Client: "bench"}},
+		Directory: directory,
+		Logger:    logger,
+	})
 	if err != nil {
 		return err
 	}
 	options, err := interceptor.ServerOptions(interceptor.Options{
 		Logger:        logger,
-		Authenticator: keys,
+		Authenticator: gate,
+		Denied:        func(_ context.Context, e tenant.Entry) { auditor.DeniedData(e) },
 		ToStatus:      service.ToStatus,
 		Limits: interceptor.Limits{
 			MaxConcurrentStreams: cfg.Limits.MaxConcurrentStreams,
@@ -96,11 +104,16 @@ func runForgetful(ctx context.Context, args []string, _, stderr io.Writer) error
 	server := grpc.NewServer(options...)
 	service.Register(server, engine, store)
 	healthpb.RegisterHealthServer(server, health.NewServer())
+	if err := interceptor.CheckServices(server.GetServiceInfo()); err != nil {
+		return err
+	}
 	var listening net.ListenConfig
 	listener, err := listening.Listen(ctx, "tcp", *listen)
 	if err != nil {
 		return fmt.Errorf("listening for the store that forgets: %w", err)
 	}
+	go directory.Run(ctx)
+	go auditor.Run(ctx)
 	go engine.Serve(ctx)
 	defer context.AfterFunc(ctx, server.Stop)()
 	return server.Serve(listener)

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/chatsvc/chatsvc/internal/auth"
 	"github.com/chatsvc/chatsvc/internal/pgtest"
 )
 
@@ -192,8 +191,7 @@ func (t *testbed) startChatsvc(ctx context.Context, name, binary, key, address, 
 		return server{}, err
 	}
 	config := filepath.Join(t.dir, name+".yaml")
-	digest := sha256.Sum256([]byte(key))
-	content := fmt.Sprintf("auth:\n  api_keys:\n    - {sha256: %s, team: bench, client: bench}\n", hex.EncodeToString(digest[:]))
+	content := fmt.Sprintf("auth:\n  api_keys:\n    - {sha256: %s, team: bench, client: bench}\n", auth.Digest(key))
 	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
 		return server{}, fmt.Errorf("configuring chatsvc: %w", err)
 	}

@@ -2,16 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
+	"github.com/chatsvc/chatsvc/internal/certtest"
 )
 
 const (
@@ -44,12 +38,12 @@ const (
 // on connections old and new: not one of them fails.
 func TestRotationsUnderLoad(t *testing.T) {
 	t.Parallel()
-	issuer, dir := newAuthority(t), t.TempDir()
+	issuer, dir := certtest.New(t, "tests"), t.TempDir()
 	certificate := filepath.Join(dir, "tls.crt")
-	issuer.replace(t, dir, 1)
+	replace(t, dir, issuer)
 	p := serve(t, governed(fmt.Sprintf("tls: {cert_file: %s, key_file: %s}\nlog:\n  level: error\n", certificate, filepath.Join(dir, "tls.key"))))
 
-	secure := credentials.NewTLS(&tls.Config{RootCAs: issuer.pool, MinVersion: tls.VersionTLS13})
+	secure := credentials.NewTLS(&tls.Config{RootCAs: issuer.Pool(), MinVersion: tls.VersionTLS13})
 	platform := govern(dialSecure(t, p.admin, secure, func() string { return platformKey }))
 	platform.newTeam(t, "red")
 	key := platform.newKey(t, "red/web", nil)
@@ -74,11 +68,10 @@ func TestRotationsUnderLoad(t *testing.T) {
 		secret := next.GetSecret()
 		current.Store(&secret)
 		if n%(rotations/reloads) == 0 {
-			serial := int64(2 + n)
-			issuer.replace(t, dir, serial)
+			serial := replace(t, dir, issuer)
 			replaced := time.Now()
 			for _, target := range []string{p.data, p.admin} {
-				eventually(t, 10*time.Second, "new connections get the new certificate", func() bool { return serialAt(t, target, issuer.pool) == serial })
+				eventually(t, 10*time.Second, "new connections get the new certificate", func() bool { return serialAt(t, target, issuer.Pool()) == serial })
 			}
 			slowest = max(slowest, time.Since(replaced))
 		}
@@ -218,67 +211,18 @@ func callerWith(t *testing.T, target string, secure credentials.TransportCredent
 	return chatsvcv1.NewCallerServiceClient(conn).GetCaller(t.Context(), &chatsvcv1.GetCallerRequest{})
 }
 
-// authority issues certificates for this machine.
-type authority struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-	pool        *x509.CertPool
-}
-
-func newAuthority(t *testing.T) *authority {
+// replace puts a new certificate and its key where the server reads them, one after the other, and returns its serial number.
+func replace(t *testing.T, dir string, issuer *certtest.Authority) int64 {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1 << 20), Subject: pkix.Name{CommonName: "tests"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(certificate)
-	return &authority{certificate, key, pool}
-}
-
-// replace puts a new certificate and its key where the server reads them, one after the other.
-func (a *authority) replace(t *testing.T, dir string, serial int64) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(serial), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}, a.certificate, &key.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range []struct {
-		name, kind string
-		der        []byte
-	}{{"tls.key", "PRIVATE KEY", private}, {"tls.crt", "CERTIFICATE", der}} {
-		next := filepath.Join(dir, f.name+".next")
-		if err := os.WriteFile(next, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(next, filepath.Join(dir, f.name)); err != nil {
+	next := issuer.Issue(t, "127.0.0.1")
+	for _, f := range []struct{ name, text string }{{"tls.key", next.Key}, {"tls.crt", next.Certificate}} {
+		path := filepath.Join(dir, f.name)
+		write(t, path+".next", f.text)
+		if err := os.Rename(path+".next", path); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return next.TLS.Leaf.SerialNumber.Int64()
 }
 
 // serialAt returns the serial number of the certificate that a new connection gets.

@@ -16,6 +16,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
 )
@@ -69,6 +70,10 @@ func TestPlanes(t *testing.T) {
 	}
 	if _, err := chatsvcv1.NewTeamServiceClient(data.conn).ListTeams(t.Context(), &chatsvcv1.ListTeamsRequest{}); status.Code(err) != codes.Unimplemented {
 		t.Errorf("ListTeams on the data plane: %v", err)
+	}
+	large := &chatsvcv1.ListTeamsRequest{PageToken: strings.Repeat("x", adminMessage)}
+	if _, err := chatsvcv1.NewTeamServiceClient(control.conn).ListTeams(t.Context(), large); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a message of more than %d bytes: %v", adminMessage, err)
 	}
 }
 
@@ -159,5 +164,30 @@ func TestAdminListenerStops(t *testing.T) {
 	}
 	if took := time.Since(began); took > 12*time.Second {
 		t.Errorf("stopping took %v", took)
+	}
+}
+
+// A server that starts says which keys end soon.
+func TestKeysThatEndAreLogged(t *testing.T) {
+	t.Parallel()
+	args := []string{"serve", "--dev", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--database-url=sqlite:" + filepath.Join(t.TempDir(), "chatsvc.db")}
+	p := launch(t, args...)
+	conn := dial(t, p.admin, "dev").conn
+	teams, keys := chatsvcv1.NewTeamServiceClient(conn), chatsvcv1.NewKeyServiceClient(conn)
+	_, teamErr := teams.CreateTeam(t.Context(), &chatsvcv1.CreateTeamRequest{TeamId: "shop"})
+	_, clientErr := teams.CreateClient(t.Context(), &chatsvcv1.CreateClientRequest{Parent: "teams/shop", ClientId: "web"})
+	key, keyErr := keys.CreateKey(t.Context(), &chatsvcv1.CreateKeyRequest{
+		Parent: "teams/shop/clients/web", Key: &chatsvcv1.Key{ExpireTime: timestamppb.New(time.Now().Add(6 * 24 * time.Hour))},
+	})
+	if err := errors.Join(teamErr, clientErr, keyErr); err != nil {
+		t.Fatal(err)
+	}
+	p.stop()
+	p = launch(t, args...)
+	eventually(t, 10*time.Second, "the line", func() bool {
+		return strings.Contains(p.logs.String(), "keys end soon") && strings.Contains(p.logs.String(), key.GetName())
+	})
+	if strings.Contains(p.logs.String(), key.GetSecret()) {
+		t.Error("the key is in the log")
 	}
 }

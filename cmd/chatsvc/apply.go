@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
+	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 // maxTeamsFile is more than anybody writes.
@@ -49,13 +50,7 @@ func (c *applyCommand) Run(ctx context.Context, std stdio) error {
 			fmt.Fprintln(std.err, "chatsvc: this is a dry run: nothing is changed")
 			return nil
 		}
-		for i, change := range plan.changes {
-			if err := change.do(ctx, api); err != nil {
-				return fmt.Errorf("%s: %w; %d of %d changes are made, run it again for the rest", change.name, err, i, len(plan.changes))
-			}
-		}
-		fmt.Fprintf(std.err, "chatsvc: %d changes are made\n", len(plan.changes))
-		return nil
+		return plan.apply(ctx, api, std.err)
 	})
 }
 
@@ -138,14 +133,45 @@ func (p *changePlan) show(w io.Writer) error {
 	return err
 }
 
-// planChanges compares. A change carries the etag of what was compared.
+// apply makes the changes, and says in notes how many. A client that the caller may not disable because it is itself stays as it
+// is.
+func (p *changePlan) apply(ctx context.Context, api controlPlane, notes io.Writer) error {
+	made := 0
+	for _, change := range p.changes {
+		err := change.do(ctx, api)
+		failure, _ := errors.AsType[*callError](err)
+		switch {
+		case err == nil:
+			made++
+		case failure == nil:
+			return fmt.Errorf("%s: %w", change.name, err)
+		case change.sign == "-" && failure.Reason == "INVALID_STATE":
+			_, _ = fmt.Fprintf(notes, "chatsvc: %s stays as it is: %v\n", change.name, err)
+		default:
+			atLeast, again := "", ""
+			if failure.undecided() {
+				atLeast = "at least "
+			}
+			if failure.Code == "UNAVAILABLE" || failure.Reason == "ETAG_MISMATCH" {
+				again = "; run it again for the rest"
+			}
+			return fmt.Errorf("%s: %w; %s%d of %s made%s", change.name, err, atLeast, made, counted(len(p.changes), "change is", "changes are"), again)
+		}
+	}
+	_, _ = fmt.Fprintf(notes, "chatsvc: %s made\n", counted(made, "change is", "changes are"))
+	return nil
+}
+
+// planChanges compares. A change carries the etag of what was compared. What prune disables comes last: a caller that disables
+// what it needs itself has done the rest by then.
 func planChanges(want []wantedTeam, have existing, prune bool) (p changePlan) {
 	teams := make(map[string]*chatsvcv1.Team)
+	var pruned changePlan
 	for _, t := range have.teams {
 		teams[t.GetName()] = t
 	}
 	for _, w := range want {
-		name := "teams/" + w.id
+		name := tenant.TeamName(w.id)
 		p.team(w.wanted, teams[name])
 		delete(teams, name)
 		clients := make(map[string]*chatsvcv1.Client)
@@ -153,7 +179,7 @@ func planChanges(want []wantedTeam, have existing, prune bool) (p changePlan) {
 			clients[c.GetName()] = c
 		}
 		for _, wc := range w.clients {
-			full := name + "/clients/" + wc.id
+			full := tenant.ClientName(w.id, wc.id)
 			p.client(name, wc, clients[full])
 			delete(clients, full)
 		}
@@ -165,7 +191,7 @@ func planChanges(want []wantedTeam, have existing, prune bool) (p changePlan) {
 			case c.GetDisabled():
 				p.unchanged++
 			default:
-				p.add("-", short(c.GetName()), []string{"disabled: false → true"},
+				pruned.add("-", short(c.GetName()), []string{"disabled: false → true"},
 					updateClient(&chatsvcv1.Client{Name: c.GetName(), Disabled: true, Etag: c.GetEtag()}, []string{"disabled"}))
 			}
 		}
@@ -175,6 +201,7 @@ func planChanges(want []wantedTeam, have existing, prune bool) (p changePlan) {
 			p.others = append(p.others, short(t.GetName()))
 		}
 	}
+	p.changes = append(p.changes, pruned.changes...)
 	return p
 }
 

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -140,14 +143,14 @@ teams:
 	}
 
 	billing := "  billing is not in the file and stays as it is\n"
-	apply("- search/old  disabled: false → true\n= 6 unchanged\n"+billing, "1 changes are made", "--prune")
+	apply("- search/old  disabled: false → true\n= 6 unchanged\n"+billing, "1 change is made", "--prune")
 	apply("= 7 unchanged\n"+billing, "there is nothing to change", "--prune")
 
 	// What a person has disabled in a hurry stays so, unless the file says otherwise.
 	p.must(t, "teams", "disable", "checkout")
 	write("teams: [{team: checkout, clients: [{client: cron, disabled: false}]}]")
 	apply("~ checkout/cron  disabled: true → false\n= 1 unchanged\n  checkout/web is not in the file and stays as it is\n"+billing+
-		"  search is not in the file and stays as it is\n", "1 changes are made")
+		"  search is not in the file and stays as it is\n", "1 change is made")
 
 	code, out, notes := p.cliIn(t, "teams: [{team: A}]", "apply", "-f", "-")
 	if code != 1 || out != "" || notes != "chatsvc: stdin:1: team \"A\": an id is "+tenant.IDRule+"\n" {
@@ -200,13 +203,69 @@ func TestApplyStops(t *testing.T) {
 	}
 	const file = "teams: [{team: search, clients: [{client: cron}, {client: web}]}, {team: new, clients: [{client: web}]}]"
 	for _, tt := range []struct{ key, out, notes string }{
-		{admin, "+ search/cron\n+ new\n+ new/web\n= 2 unchanged\n", `^chatsvc: new: .*\(ROLE_MISSING\).*; 1 of 3 changes are made, run it again for the rest\n$`},
-		{admin, "+ new\n+ new/web\n= 3 unchanged\n", `^chatsvc: new: .*\(ROLE_MISSING\).*; 0 of 2 changes are made, run it again for the rest\n$`},
+		{admin, "+ search/cron\n+ new\n+ new/web\n= 2 unchanged\n", `^chatsvc: new: .*\(ROLE_MISSING\).*; 1 of 3 changes are made\n$`},
+		{admin, "+ new\n+ new/web\n= 3 unchanged\n", `^chatsvc: new: .*\(ROLE_MISSING\).*; 0 of 2 changes are made\n$`},
 		{"", "+ new\n+ new/web\n= 3 unchanged\n", `^chatsvc: 2 changes are made\n$`},
 	} {
 		code, out, notes := p.cliIn(t, file, "apply", "-f", "-", "--key-file", tt.key)
 		if (code == 0) != (tt.key == "") || out != tt.out || !matches(notes, tt.notes) {
 			t.Errorf("code %d, notes %q, want %s\n%s", code, notes, tt.notes, out)
+		}
+	}
+}
+
+// What prune disables comes last, and what the caller is itself is not among it.
+func TestApplyDoesNotPruneItself(t *testing.T) {
+	t.Parallel()
+	p := serveDev(t)
+	p.must(t, "teams", "create", "ops", "--client=admin", "--client=old")
+	p.must(t, "teams", "create", "search", "--client=gone")
+	admin := filepath.Join(t.TempDir(), "admin")
+	if err := os.WriteFile(admin, []byte(p.must(t, "keys", "create", "ops/admin", "--role=platform_admin")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const file = "teams: [{team: ops}, {team: search, clients: [{client: web}]}]"
+	code, out, notes := p.cliIn(t, file, "apply", "-f", "-", "--prune", "--key-file", admin)
+	disabled := "  disabled: false → true\n"
+	if want := "+ search/web\n- ops/admin" + disabled + "- ops/old" + disabled + "- search/gone" + disabled + "= 2 unchanged\n"; code != 0 || out != want {
+		t.Errorf("code %d, out:\n%s\nwant:\n%s", code, out, want)
+	}
+	if !matches(notes, `^chatsvc: ops/admin stays as it is: .*\(INVALID_STATE\)\nchatsvc: 3 changes are made\n$`) {
+		t.Errorf("notes %q", notes)
+	}
+	if got := p.must(t, "clients", "list", "ops", "--key-file", admin); !matches(got, `ops/admin +enabled .*\nops/old +disabled `) {
+		t.Errorf("clients:\n%s", got)
+	}
+}
+
+// A run that stops says how much it has done, and to run it again only where that helps.
+func TestApplySaysHowFarItCame(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{&callError{Code: "UNAVAILABLE", Reason: "STORE_UNAVAILABLE", Message: "no"}, "b: no (STORE_UNAVAILABLE); at least 1 of 3 changes are made; run it again for the rest"},
+		{&callError{Code: "UNAVAILABLE", Message: "no"}, "b: no; at least 1 of 3 changes are made; run it again for the rest"},
+		{&callError{Code: "INTERNAL", Message: "no"}, "b: no; at least 1 of 3 changes are made"},
+		{&callError{Code: "ABORTED", Reason: "ETAG_MISMATCH", Message: "no"}, "b: no (ETAG_MISMATCH); 1 of 3 changes are made; run it again for the rest"},
+		{&callError{Code: "PERMISSION_DENIED", Reason: "ROLE_MISSING", Message: "no"}, "b: no (ROLE_MISSING); 1 of 3 changes are made"},
+		{&callError{Code: "FAILED_PRECONDITION", Reason: "INVALID_STATE", Message: "no"}, "b: no (INVALID_STATE); 1 of 3 changes are made"},
+		{errors.New("no"), "b: no"},
+	} {
+		var plan changePlan
+		does := func(err error) func(context.Context, controlPlane) error {
+			return func(context.Context, controlPlane) error { return err }
+		}
+		plan.add("+", "a", nil, does(nil))
+		plan.add("~", "b", nil, does(tt.err))
+		plan.add("~", "c", nil, func(context.Context, controlPlane) error {
+			t.Errorf("%s: it goes on", tt.want)
+			return nil
+		})
+		var notes bytes.Buffer
+		if err := plan.apply(t.Context(), controlPlane{}, &notes); err == nil || err.Error() != tt.want || notes.Len() > 0 {
+			t.Errorf("err = %v, want %s; notes %q", err, tt.want, notes.String())
 		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -16,7 +17,7 @@ import (
 type auditCommand struct {
 	List   auditListCommand   `cmd:"" help:"List who changed what, and who was denied."`
 	Head   auditHeadCommand   `cmd:"" help:"Print the head of the audit, for a later audit verify --head."`
-	Verify auditVerifyCommand `cmd:"" help:"Read the whole audit and say where it is not as it was written; exit code 1 then."`
+	Verify auditVerifyCommand `cmd:"" help:"Read the whole audit and say where it is not as it was written; exit code 3 then, and 1 where it cannot be read."`
 }
 
 func auditColumns() []column[*chatsvcv1.AuditEntry] {
@@ -26,6 +27,7 @@ func auditColumns() []column[*chatsvcv1.AuditEntry] {
 		{"OUTCOME", func(e *chatsvcv1.AuditEntry) string { return enumName(e.GetOutcome(), "AUDIT_OUTCOME_") }},
 		{"ACTION", func(e *chatsvcv1.AuditEntry) string { return strings.TrimPrefix(e.GetAction(), "chatsvc.v1.") }},
 		{"ACTOR", func(e *chatsvcv1.AuditEntry) string { return short(e.GetActor()) }},
+		{"CREDENTIAL", (*chatsvcv1.AuditEntry).GetCredential},
 		{"SOURCE", (*chatsvcv1.AuditEntry).GetSource},
 		{"RESOURCE", func(e *chatsvcv1.AuditEntry) string { return short(e.GetResource()) }},
 		{"DETAILS", auditDetails},
@@ -70,11 +72,17 @@ type auditListCommand struct {
 	control
 }
 
-// Run lists the entries.
-func (c *auditListCommand) Run(ctx context.Context, std stdio) error {
+// Validate refuses a limit that is none.
+func (c *auditListCommand) Validate() error {
 	if c.Limit < 0 {
 		return fmt.Errorf("--limit %d: must be at least 0", c.Limit)
 	}
+	return c.connection.Validate()
+}
+
+// Run lists the entries. Where there are none of a team, it says so if the team is not registered; what only the configuration
+// names has entries all the same.
+func (c *auditListCommand) Run(ctx context.Context, std stdio) error {
 	request := &chatsvcv1.ListAuditEntriesRequest{Team: string(c.Team), PageSize: pageSize}
 	if c.Limit > 0 {
 		request.PageSize = min(c.Limit, pageSize)
@@ -86,7 +94,23 @@ func (c *auditListCommand) Run(ctx context.Context, std stdio) error {
 		request.OrderBy = "sequence"
 	}
 	return c.call(func(api controlPlane) error {
-		return show(std, c.output, auditColumns(), limited(api.listAudit(ctx, request), c.Limit))
+		none := true
+		err := show(std, c.output, auditColumns(), func(yield func(*chatsvcv1.AuditEntry, error) bool) {
+			for e, err := range limited(api.listAudit(ctx, request), c.Limit) {
+				none = false
+				if !yield(e, err) {
+					return
+				}
+			}
+		})
+		if err != nil || !none || c.Team == "" {
+			return err
+		}
+		_, err = api.teams.GetTeam(ctx, &chatsvcv1.GetTeamRequest{Name: string(c.Team)})
+		if failure, ok := errors.AsType[*callError](err); ok && failure.Reason == "NOT_FOUND" {
+			fmt.Fprintf(std.err, "chatsvc: %s\n", failure.Message)
+		}
+		return nil
 	})
 }
 

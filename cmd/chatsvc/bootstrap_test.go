@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 
 var (
 	onlyToken = regexp.MustCompile(`^csk_[a-z2-7]{16}_[a-z2-7]{52}$`)
-	keyShown  = regexp.MustCompile(`(?s)^(csk_[a-z2-7]{16}_[a-z2-7]{52})\n\n.*teams/platform/clients/admin`)
+	keyNoted  = regexp.MustCompile(`(?s)^platform/admin/[a-z2-7]{16} \(team_admin,platform_admin,auditor\) works until ` + aTime + `\. This is the only time that it is shown\.\n.*chatsvc teams create`)
 )
 
 // withoutCallers writes a configuration that lets nobody in, and returns its path.
@@ -73,27 +74,28 @@ func TestBootstrap(t *testing.T) {
 func testBootstrap(t *testing.T, file string) string {
 	t.Helper()
 	code, out, errs := command(t, "bootstrap", "--config", file)
-	m := keyShown.FindStringSubmatch(out)
-	if code != 0 || m == nil {
+	keys := []string{strings.TrimSuffix(out, "\n")}
+	if code != 0 || !onlyToken.MatchString(keys[0]) || !keyNoted.MatchString(errs) || strings.Contains(errs, keys[0]) {
 		t.Fatalf("exit code %d, %s%s", code, out, errs)
 	}
-	keys := []string{m[1]}
-	if code, out, errs = command(t, "bootstrap", "--config", file); code != 1 || out != "" || !strings.Contains(errs, "--again") {
+	code, out, errs = command(t, "bootstrap", "--config", file)
+	if code != 1 || out != "" || !strings.HasPrefix(errs, "chatsvc: there is an admin already: ") || !strings.HasSuffix(errs, " (INVALID_STATE); --again makes a key all the same\n") {
 		t.Errorf("the second time: exit code %d, %s%s", code, out, errs)
 	}
 	code, out, errs = command(t, "bootstrap", "--again", "--json", "--config", file)
 	var made struct {
-		Name, Key  string
-		Roles      []string
-		ExpireTime time.Time `json:"expire_time"`
+		Name, Secret, State string // as of keys create --json
+		Roles               []string
+		ExpireTime          time.Time
 	}
-	if err := json.Unmarshal([]byte(out), &made); err != nil || code != 0 || !onlyToken.MatchString(made.Key) || strings.Contains(errs, made.Key) {
+	if err := json.Unmarshal([]byte(out), &made); err != nil || code != 0 || !onlyToken.MatchString(made.Secret) || strings.Contains(errs, made.Secret) {
 		t.Fatalf("--json: exit code %d, %v, %s%s", code, err, out, errs)
 	}
-	if id := strings.Split(made.Key, "_")[1]; made.Name != "teams/platform/clients/admin/keys/"+id || len(made.Roles) != 3 || time.Until(made.ExpireTime) < 24*time.Hour {
+	if id := strings.Split(made.Secret, "_")[1]; made.Name != "teams/platform/clients/admin/keys/"+id || made.State != "KEY_STATE_ACTIVE" ||
+		!slices.Equal(made.Roles, []string{"ACCESS_ROLE_TEAM_ADMIN", "ACCESS_ROLE_PLATFORM_ADMIN", "ACCESS_ROLE_AUDITOR"}) || time.Until(made.ExpireTime) < 24*time.Hour {
 		t.Errorf("--json: %+v", made)
 	}
-	keys = append(keys, made.Key)
+	keys = append(keys, made.Secret)
 	if code, out, errs = command(t, "bootstrap", "--again", "--quiet", "--config", file); code != 0 || !onlyToken.MatchString(strings.TrimSuffix(out, "\n")) || errs != "" {
 		t.Errorf("--quiet: exit code %d, %s%s", code, out, errs)
 	}

@@ -1,107 +1,23 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"log/slog"
-	"math/big"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/chatsvc/chatsvc/internal/certtest"
 	"github.com/chatsvc/chatsvc/internal/config"
 )
 
-// signer signs certificates.
-type signer struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-	pem         string
-}
-
-func newSigner(t *testing.T, name string) *signer {
+// lasting returns a certificate for 127.0.0.1 that does not end soon.
+func lasting(t *testing.T, ca *certtest.Authority) certtest.Pair {
 	t.Helper()
-	a := &signer{}
-	a.certificate = &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	a.pem, a.key = a.sign(t, a.certificate)
-	block, _ := pem.Decode([]byte(a.pem))
-	var err error
-	if a.certificate, err = x509.ParseCertificate(block.Bytes); err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
-
-// sign returns the certificate in PEM, and its key; without a key of its own, a signs itself.
-func (a *signer) sign(t *testing.T, template *x509.Certificate) (string, *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer := a.key
-	if signer == nil {
-		signer = key
-	}
-	if template.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<62)); err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), key
-}
-
-// certified is a certificate and its key, in PEM.
-type certified struct{ certificate, key string }
-
-// server returns a certificate for 127.0.0.1.
-func (a *signer) server(t *testing.T, from, to time.Time) certified {
-	t.Helper()
-	return a.certify(t, &x509.Certificate{
-		NotBefore: from, NotAfter: to, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
-}
-
-// client returns a certificate with a SPIFFE id.
-func (a *signer) client(t *testing.T, id string) certified {
-	t.Helper()
-	u, err := url.Parse(id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a.certify(t, &x509.Certificate{
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), URIs: []*url.URL{u}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
-}
-
-func (a *signer) certify(t *testing.T, template *x509.Certificate) certified {
-	t.Helper()
-	text, key := a.sign(t, template)
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certified{text, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))}
-}
-
-// valid returns a certificate for 127.0.0.1 that does not end soon.
-func (a *signer) valid(t *testing.T) certified {
-	t.Helper()
-	return a.server(t, time.Now().Add(-time.Hour), time.Now().Add(30*24*time.Hour))
+	return ca.IssueFor(t, time.Now().Add(-time.Hour), time.Now().Add(30*24*time.Hour), "127.0.0.1")
 }
 
 // tlsFiles are the files of a server.
@@ -111,7 +27,7 @@ func newTLSFiles(t *testing.T) tlsFiles {
 	t.Helper()
 	dir := t.TempDir()
 	return tlsFiles{config.TLS{
-		CertFile: filepath.Join(dir, "server.pem"), KeyFile: filepath.Join(dir, "server.key"), ClientCAFile: filepath.Join(dir, "clients.pem"),
+		CertFile: filepath.Join(dir, "server.pem"), KeyFile: filepath.Join(dir, "server.Key"), ClientCAFile: filepath.Join(dir, "clients.pem"),
 	}}
 }
 
@@ -123,13 +39,13 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-func (f tlsFiles) put(t *testing.T, server certified, authorities ...*signer) {
+func (f tlsFiles) put(t *testing.T, server certtest.Pair, authorities ...*certtest.Authority) {
 	t.Helper()
-	write(t, f.CertFile, server.certificate)
-	write(t, f.KeyFile, server.key)
+	write(t, f.CertFile, server.Certificate)
+	write(t, f.KeyFile, server.Key)
 	var text strings.Builder
 	for _, a := range authorities {
-		text.WriteString(a.pem)
+		text.WriteString(a.Certificate)
 	}
 	write(t, f.ClientCAFile, text.String())
 }
@@ -142,9 +58,9 @@ func (f tlsFiles) yaml() string {
 // said once.
 func TestCertificateRotation(t *testing.T) {
 	t.Parallel()
-	ca, other := newSigner(t, "one"), newSigner(t, "two")
+	ca, other := certtest.New(t, "one"), certtest.New(t, "two")
 	now := time.Now()
-	first, second := ca.valid(t), ca.valid(t)
+	first, second := lasting(t, ca), lasting(t, ca)
 	files := newTLSFiles(t)
 	files.put(t, first, ca)
 	log := &lockedBuffer{}
@@ -154,12 +70,12 @@ func TestCertificateRotation(t *testing.T) {
 	}
 	reloads, warnings := 0, 0
 	// look looks n times, and then wants a certificate in use, and so many lines more.
-	look := func(what string, n int, want certified, reloaded, warned int) {
+	look := func(what string, n int, want certtest.Pair, reloaded, warned int) {
 		t.Helper()
 		for range n {
 			c.look(t.Context(), now)
 		}
-		if got := c.inUse.Load().files; got.certificate != want.certificate || got.key != want.key {
+		if got := c.inUse.Load().files; got.certificate != want.Certificate || got.key != want.Key {
 			t.Errorf("%s: another certificate is in use", what)
 		}
 		reloads, warnings = reloads+reloaded, warnings+warned
@@ -169,23 +85,23 @@ func TestCertificateRotation(t *testing.T) {
 	}
 	look("nothing happens", 3, first, 0, 0)
 
-	write(t, files.CertFile, second.certificate)
+	write(t, files.CertFile, second.Certificate)
 	look("the certificate before its key, once", 1, first, 0, 0)
-	write(t, files.KeyFile, second.key)
+	write(t, files.KeyFile, second.Key)
 	look("both, once", 1, first, 0, 0)
 	look("both", 1, second, 1, 0)
 
 	for name, broken := range map[string]func(){
-		"the key of another":   func() { write(t, files.KeyFile, first.key) },
-		"a cut certificate":    func() { write(t, files.CertFile, second.certificate[:200]) },
-		"a chain that is cut":  func() { write(t, files.CertFile, second.certificate+ca.pem[:200]) },
+		"the key of another":   func() { write(t, files.KeyFile, first.Key) },
+		"a cut certificate":    func() { write(t, files.CertFile, second.Certificate[:200]) },
+		"a chain that is cut":  func() { write(t, files.CertFile, second.Certificate+ca.Certificate[:200]) },
 		"no certificate":       func() { write(t, files.CertFile, "") },
-		"an expired one":       func() { files.put(t, ca.server(t, now.Add(-2*time.Hour), now), ca) },
+		"an expired one":       func() { files.put(t, ca.IssueFor(t, now.Add(-2*time.Hour), now, "127.0.0.1"), ca) },
 		"no file":              func() { _ = os.Remove(files.KeyFile) },
 		"no authorities":       func() { write(t, files.ClientCAFile, "") },
-		"half the authorities": func() { write(t, files.ClientCAFile, ca.pem+other.pem[:200]) },
+		"half the authorities": func() { write(t, files.ClientCAFile, ca.Certificate+other.Certificate[:200]) },
 		"a damaged authority": func() {
-			write(t, files.ClientCAFile, strings.Replace(ca.pem, "\n", "\n!", 1)+other.pem)
+			write(t, files.ClientCAFile, strings.Replace(ca.Certificate, "\n", "\n!", 1)+other.Certificate)
 		},
 	} {
 		broken()
@@ -195,7 +111,7 @@ func TestCertificateRotation(t *testing.T) {
 		look(name+", mended", 2, second, 0, 0)
 	}
 
-	next := ca.server(t, now.Add(time.Minute), now.Add(30*24*time.Hour))
+	next := ca.IssueFor(t, now.Add(time.Minute), now.Add(30*24*time.Hour), "127.0.0.1")
 	files.put(t, next, ca)
 	look("one of the future", 3, second, 0, 1)
 	now = now.Add(2 * time.Minute)
@@ -203,8 +119,8 @@ func TestCertificateRotation(t *testing.T) {
 
 	files.put(t, next, ca, other)
 	look("one more authority", 2, next, 1, 0)
-	for _, a := range []*signer{ca, other} {
-		if _, err := a.certificate.Verify(x509.VerifyOptions{Roots: c.inUse.Load().clientCAs, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	for _, a := range []*certtest.Authority{ca, other} {
+		if _, err := a.TLS.Leaf.Verify(x509.VerifyOptions{Roots: c.inUse.Load().clientCAs, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 			t.Errorf("an authority is missing: %v", err)
 		}
 	}
@@ -216,11 +132,13 @@ func TestCertificateRotation(t *testing.T) {
 // Whoever reads the log knows a week before a certificate ends, every day, and in the end every hour.
 func TestCertificateEnds(t *testing.T) {
 	t.Parallel()
-	ca := newSigner(t, "one")
+	ca := certtest.New(t, "one")
 	start := time.Now()
 	end := start.Add(10 * 24 * time.Hour)
 	files := newTLSFiles(t)
-	files.put(t, ca.server(t, start.Add(-time.Hour), end), ca)
+	files.put(t, ca.IssueFor(t, start.Add(-time.Hour), end, "127.0.0.1"))
+	// Of two authorities one ends, as soon as the server's certificate.
+	write(t, files.ClientCAFile, lasting(t, ca).Certificate+ca.IssueFor(t, start.Add(-time.Hour), end, "clients").Certificate)
 	log := &lockedBuffer{}
 	c, err := newCertificates(files.TLS, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
@@ -229,15 +147,34 @@ func TestCertificateEnds(t *testing.T) {
 	for now := start; now.Before(end.Add(2 * time.Hour)); now = now.Add(10 * time.Minute) {
 		c.look(t.Context(), now)
 	}
-	soon, expired := strings.Count(log.String(), "level=WARN msg=\"the certificate ends soon\""), strings.Count(log.String(), "level=ERROR msg=\"the certificate has expired")
-	// Six days, then 24 hours of the last one.
-	if soon < 28 || soon > 32 || expired < 2 || expired > 3 {
-		t.Errorf("said %d times that it ends, and %d times that it has:\n%s", soon, expired, log)
+	for whose, file := range map[string]string{`server`: files.CertFile, `"authority clients"`: files.ClientCAFile} {
+		soon, expired := 0, 0
+		for line := range strings.Lines(log.String()) {
+			switch {
+			case !strings.Contains(line, " file="+file+" ") || !strings.Contains(line, " whose="+whose+" "):
+			case strings.Contains(line, `level=WARN msg="the certificate ends soon"`):
+				soon++
+			case strings.Contains(line, `level=ERROR msg="the certificate has expired"`):
+				expired++
+			}
+		}
+		// Six days, then 24 hours of the last one.
+		if soon < 28 || soon > 32 || expired < 2 || expired > 3 {
+			t.Errorf("of the %s it is said %d times that it ends, and %d times that it has:\n%s", whose, soon, expired, log)
+		}
 	}
-	files.put(t, ca.server(t, start, end.Add(time.Hour)), ca)
+	if strings.Contains(log.String(), "127.0.0.1") {
+		t.Errorf("said that the authority ends which does not:\n%s", log)
+	}
+	const ends = `msg="the certificate ends soon" whose=server`
+	soon := strings.Count(log.String(), ends)
+	write(t, files.ClientCAFile, lasting(t, ca).Certificate)
+	next := ca.IssueFor(t, start, end.Add(time.Hour), "127.0.0.1")
+	write(t, files.CertFile, next.Certificate)
+	write(t, files.KeyFile, next.Key)
 	c.look(t.Context(), end)
 	c.look(t.Context(), end)
-	if got := strings.Count(log.String(), "ends soon"); got != soon+1 {
+	if got := strings.Count(log.String(), ends); got != soon+1 {
 		t.Errorf("of a new certificate it is said %d times that it ends soon, want once", got-soon)
 	}
 }
@@ -245,8 +182,8 @@ func TestCertificateEnds(t *testing.T) {
 // A service does not start on files of no use, and `config check` says the same.
 func TestCertificatesRefused(t *testing.T) {
 	t.Parallel()
-	ca := newSigner(t, "one")
-	good, now := ca.valid(t), time.Now()
+	ca := certtest.New(t, "one")
+	good, now := lasting(t, ca), time.Now()
 	for _, tt := range []struct {
 		name string
 		put  func(files tlsFiles)
@@ -256,11 +193,11 @@ func TestCertificatesRefused(t *testing.T) {
 		{"no key", func(f tlsFiles) { _ = os.Remove(f.KeyFile) }, "tls.key_file: open KEY: no such file"},
 		{"no authorities", func(f tlsFiles) { _ = os.Remove(f.ClientCAFile) }, "tls.client_ca_file: open CA: no such file"},
 		{"not PEM", func(f tlsFiles) { write(t, f.CertFile, "sk-secret") }, "tls.cert_file: CERT holds no certificate in PEM"},
-		{"the key in place of the certificate", func(f tlsFiles) { write(t, f.CertFile, good.key) }, "tls.cert_file: CERT holds no certificate in PEM"},
-		{"the key of another", func(f tlsFiles) { write(t, f.KeyFile, ca.valid(t).key) }, "tls.key_file: KEY: tls: private key does not match public key"},
-		{"authorities that are none", func(f tlsFiles) { write(t, f.ClientCAFile, good.key) }, "tls.client_ca_file: CA holds no certificate in PEM"},
-		{"expired", func(f tlsFiles) { f.put(t, ca.server(t, now.Add(-2*time.Hour), now.Add(-time.Hour)), ca) }, "tls.cert_file: the certificate in CERT has expired on "},
-		{"not yet", func(f tlsFiles) { f.put(t, ca.server(t, now.Add(time.Hour), now.Add(2*time.Hour)), ca) }, "tls.cert_file: the certificate in CERT is good only from "},
+		{"the key in place of the certificate", func(f tlsFiles) { write(t, f.CertFile, good.Key) }, "tls.cert_file: CERT holds no certificate in PEM"},
+		{"the key of another", func(f tlsFiles) { write(t, f.KeyFile, lasting(t, ca).Key) }, "tls.key_file: KEY: tls: private key does not match public key"},
+		{"authorities that are none", func(f tlsFiles) { write(t, f.ClientCAFile, good.Key) }, "tls.client_ca_file: CA holds no certificate in PEM"},
+		{"expired", func(f tlsFiles) { f.put(t, ca.IssueFor(t, now.Add(-2*time.Hour), now.Add(-time.Hour)), ca) }, "tls.cert_file: the certificate in CERT has expired on "},
+		{"not yet", func(f tlsFiles) { f.put(t, ca.IssueFor(t, now.Add(time.Hour), now.Add(2*time.Hour)), ca) }, "tls.cert_file: the certificate in CERT is good only from "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			files := newTLSFiles(t)

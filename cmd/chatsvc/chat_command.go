@@ -80,7 +80,7 @@ func (s *chatSession) recall(ctx context.Context, last int) error {
 		return nil
 	}
 	if err != nil {
-		return explain(err, s.address, "")
+		return s.connection.explain(err, "")
 	}
 	if more {
 		s.notes.line(inkDim, "(earlier messages: /history)")

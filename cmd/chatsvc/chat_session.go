@@ -17,7 +17,7 @@ import (
 type chatSession struct {
 	turns         chatsvcv1.ChatServiceClient
 	conversations chatsvcv1.ConversationServiceClient
-	address       string
+	connection    *connection
 	interrupts    <-chan os.Signal
 	prompt        prompt
 	out, notes    *display
@@ -41,7 +41,7 @@ func newChatSession(conn grpc.ClientConnInterface, c *chatCommand, std stdio, in
 	return &chatSession{
 		turns:         chatsvcv1.NewChatServiceClient(conn),
 		conversations: chatsvcv1.NewConversationServiceClient(conn),
-		address:       c.Address,
+		connection:    &c.connection,
 		interrupts:    interrupts,
 		prompt:        prompt{interrupts: interrupts, notes: notes},
 		out:           newDisplay(std.out), notes: notes, json: c.JSON,
@@ -125,7 +125,7 @@ func (s *chatSession) failed(ctx context.Context, r turnResult, err error) error
 	if ctx.Err() != nil {
 		return errors.New("stopped before the answer was complete")
 	}
-	failure := explain(err, s.address, r.name)
+	failure := s.connection.explain(err, r.name)
 	if s.json {
 		s.printJSON(r, failure)
 	}
@@ -201,7 +201,7 @@ func (s *chatSession) converse(ctx context.Context) error {
 			return err
 		}
 	}
-	s.notes.line(inkDim, "chatsvc at %s. /help lists the commands, Ctrl-D ends.", s.address)
+	s.notes.line(inkDim, "chatsvc at %s. /help lists the commands, Ctrl-D ends.", s.connection.Address)
 	interrupted := false
 	for {
 		err := s.exchange(ctx)

@@ -3,15 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"io"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
+	"github.com/chatsvc/chatsvc/internal/certtest"
 )
 
 // runChat runs `chatsvc chat` with in as its stdin.
@@ -104,7 +100,7 @@ func TestChatUsage(t *testing.T) {
 	}{
 		{name: "key in a flag", args: []string{"--key=x", "Bonjour"}, code: 2, want: "unknown flag --key"},
 		{name: "two histories", args: []string{"--one-shot", "--conversation=x", "Bonjour"}, code: 2, want: "can't be used together"},
-		{name: "no port", args: []string{"--address=chat.internal", "Bonjour"}, code: 1, want: "not a host and a port"},
+		{name: "no port", args: []string{"--address=chat.internal", "Bonjour"}, code: 2, want: "not a host and a port"},
 		{name: "no key away from here", args: []string{"--address=chat.internal:443", "Bonjour"}, code: 1, want: "set CHATSVC_KEY"},
 		{name: "a key of two lines", env: "one\ntwo", args: []string{"Bonjour"}, code: 1, want: "CHATSVC_KEY does not hold a key"},
 		{name: "no key file", args: []string{"--key-file=/nowhere", "Bonjour"}, code: 1, want: "no such file"},
@@ -113,7 +109,7 @@ func TestChatUsage(t *testing.T) {
 		{name: "too much to say", in: strings.Repeat("x", maxMessage+1), code: 1, want: "at most 4 MiB"},
 		{name: "not text", in: "\xff", code: 1, want: "UTF-8"},
 		// Port 1 of loopback: nothing listens there.
-		{name: "no service", args: []string{"--address=127.0.0.1:1", "Bonjour"}, code: 1, want: "is chatsvc running? start it with: make run"},
+		{name: "no service", args: []string{"--address=127.0.0.1:1", "Bonjour"}, code: 1, want: "nothing listens there: is `chatsvc serve` running? see --address"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Setenv("CHATSVC_KEY", tt.env)
@@ -148,35 +144,26 @@ func TestChatTLS(t *testing.T) {
 	}
 	_, other := selfSigned(t)
 	code, _, notes = runChat(t, "", "--address", address, "--tls-ca", other, "Bonjour")
-	if code != 1 || !strings.Contains(notes, "unknown authority") {
+	if code != 1 || !strings.Contains(notes, "unknown authority") || !strings.Contains(notes, "see --tls-ca") {
 		t.Errorf("code %d, notes %q", code, notes)
 	}
 	code, _, notes = runChat(t, "", "--address", answering().start(t), "--tls-ca", pemFile, "Bonjour")
-	if code != 1 || !strings.Contains(notes, "cannot reach chatsvc") {
+	if code != 1 || !strings.Contains(notes, "cannot reach chatsvc") || !strings.Contains(notes, "does it speak TLS? see --tls-ca, --tls-cert, --insecure-plaintext") {
 		t.Errorf("code %d, notes %q: spoke to a service without TLS", code, notes)
+	}
+	code, _, notes = runChat(t, "", "--address", address, "Bonjour")
+	if code != 1 || !strings.Contains(notes, "cannot reach chatsvc") || !strings.Contains(notes, "does it speak TLS? see --tls-ca, --tls-cert, --insecure-plaintext") {
+		t.Errorf("code %d, notes %q: spoke without TLS to a service with it", code, notes)
 	}
 }
 
 // selfSigned returns a certificate for loopback, and a file in which it stands.
 func selfSigned(t *testing.T) (*tls.Certificate, string) {
 	t.Helper()
-	public, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(nil, template, template, public, private)
-	if err != nil {
-		t.Fatal(err)
-	}
+	own := certtest.New(t, "own", "127.0.0.1")
 	file := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, file
+	write(t, file, own.Certificate)
+	return &own.TLS, file
 }
 
 func TestChatErrors(t *testing.T) {
@@ -200,7 +187,8 @@ func TestChatErrors(t *testing.T) {
 			"busy", refusing(codes.Aborted, "another turn runs", errorInfo("CONVERSATION_BUSY", "active_turn", "turns/other")),
 			"another turn runs: turns/other (CONVERSATION_BUSY, " + testTurn + "); wait for its end",
 		},
-		{"credential", refusing(codes.Unauthenticated, "no such key", errorInfo("CREDENTIAL_INVALID")), "set CHATSVC_KEY or --key-file"},
+		{"credential", refusing(codes.Unauthenticated, "no such key", errorInfo("CREDENTIAL_INVALID")), "; no key was given, so `dev` was tried: set CHATSVC_KEY or --key-file"},
+		{"revoked", refusing(codes.Unauthenticated, "the key is revoked", errorInfo("CREDENTIAL_REVOKED")), "the key is revoked (CREDENTIAL_REVOKED, " + testTurn + ")\n"},
 		{"escapes", refusing(codes.Internal, "a\x1b[2J\nb\u009bc"), "a␛[2J b\ufffdc"},
 		{"connection lost", refusing(codes.Unavailable, "error reading from server: EOF"), "broke: error reading from server: EOF (" + testTurn + ")"},
 		{

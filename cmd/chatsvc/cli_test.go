@@ -48,4 +48,13 @@ func (p *program) refused(t *testing.T, want string, args ...string) {
 	}
 }
 
+// misused is cli for what makes no sense: with exit code 2, nothing on stdout, and one line with want on stderr.
+func (p *program) misused(t *testing.T, want string, args ...string) {
+	t.Helper()
+	code, out, notes := p.cli(t, args...)
+	if code != 2 || out != "" || !strings.Contains(notes, want) || strings.Count(notes, "\n") != 1 {
+		t.Errorf("%v: code %d, out %q, notes %q, want code 2 and one line with %q", args, code, out, notes, want)
+	}
+}
+
 func matches(text, expression string) bool { return regexp.MustCompile(expression).MatchString(text) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -43,13 +42,19 @@ type connection struct {
 	InsecurePlaintext bool   `xor:"transport,mutual" help:"Use no TLS: the key and all that is said cross the network in the clear. The default for an address on this machine."`
 }
 
+// Validate refuses an address that is none.
+func (c *connection) Validate() error {
+	_, err := isLocal(c.Address)
+	return err
+}
+
 // dial prepares the connection; it is made by the first call.
 func (c *connection) dial(options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	local, err := isLocal(c.Address)
 	if err != nil {
 		return nil, err
 	}
-	key, err := c.key(local)
+	key, _, err := c.key(local)
 	if err != nil {
 		return nil, err
 	}
@@ -81,28 +86,29 @@ func (c *connection) dial(options ...grpc.DialOption) (*grpc.ClientConn, error) 
 	return conn, nil
 }
 
-// key returns the key to send, or none where a certificate says who calls. Errors never repeat it.
-func (c *connection) key(local bool) (string, error) {
+// key returns the key to send, or none where a certificate says who calls; guessed is that nobody has given it. Errors never
+// repeat it.
+func (c *connection) key(local bool) (key string, guessed bool, err error) {
 	key, source := os.Getenv(keyVariable), keyVariable
 	switch {
 	case c.KeyFile != "":
 		content, err := os.ReadFile(c.KeyFile)
 		if err != nil {
-			return "", fmt.Errorf("read the key: %w", err)
+			return "", false, fmt.Errorf("read the key: %w", err)
 		}
 		key, source = string(content), c.KeyFile
 	case key == "" && c.TLSCert != "":
-		return "", nil
+		return "", false, nil
 	case key == "" && local:
-		return "dev", nil
+		return "dev", true, nil
 	case key == "":
-		return "", fmt.Errorf("%s needs a key: set CHATSVC_KEY, or give --key-file or --tls-cert", c.Address)
+		return "", false, fmt.Errorf("%s needs a key: set CHATSVC_KEY, or give --key-file or --tls-cert", c.Address)
 	}
 	key = strings.TrimSpace(key)
 	if key == "" || strings.ContainsFunc(key, func(r rune) bool { return r < '!' || r > '~' }) {
-		return "", fmt.Errorf("%s does not hold a key: one line of visible ASCII characters without spaces", source)
+		return "", false, fmt.Errorf("%s does not hold a key: one line of visible ASCII characters without spaces", source)
 	}
-	return key, nil
+	return key, false, nil
 }
 
 // tls returns whom to trust and what to present.
@@ -119,7 +125,15 @@ func (c *connection) tls() (*tls.Config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the client certificate: %w", err)
 		}
-		config.Certificates = []tls.Certificate{certificate}
+		switch now := time.Now(); {
+		case now.After(certificate.Leaf.NotAfter):
+			return nil, fmt.Errorf("the client certificate in %s has ended, at %s", c.TLSCert, certificate.Leaf.NotAfter.UTC().Format(time.RFC3339))
+		case now.Before(certificate.Leaf.NotBefore):
+			return nil, fmt.Errorf("the client certificate in %s is valid from %s on", c.TLSCert, certificate.Leaf.NotBefore.UTC().Format(time.RFC3339))
+		}
+		// Not Certificates, of which one from an authority that the service does not name is left out: it would say that
+		// there is none, and not that it is the wrong one.
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificate, nil }
 	}
 	return config, nil
 }
@@ -155,13 +169,13 @@ func isLocal(address string) (bool, error) {
 }
 
 func readCertificates(file string) (*x509.CertPool, error) {
-	content, err := os.ReadFile(file)
+	text, err := readPEM(file)
 	if err != nil {
 		return nil, fmt.Errorf("read the certificates: %w", err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(content) {
-		return nil, errors.New(file + " holds no certificate in PEM")
+	all, err := certificatesIn(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s %w", file, err)
 	}
-	return pool, nil
+	return poolOf(all), nil
 }

@@ -2,12 +2,16 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"path"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -47,7 +51,7 @@ type controlPlane struct {
 
 // call runs do with a connection of its own.
 func (c *control) call(do func(api controlPlane) error) error {
-	conn, err := c.dial(grpc.WithUnaryInterceptor(explaining(c.Address)))
+	conn, err := c.dial(grpc.WithUnaryInterceptor(c.explaining()))
 	if err != nil {
 		return err
 	}
@@ -56,7 +60,7 @@ func (c *control) call(do func(api controlPlane) error) error {
 }
 
 // explaining bounds every call and explains its error.
-func explaining(address string) grpc.UnaryClientInterceptor {
+func (c *connection) explaining() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 		ctx, cancel := context.WithTimeout(ctx, callTime)
 		defer cancel()
@@ -64,11 +68,46 @@ func explaining(address string) grpc.UnaryClientInterceptor {
 		if err == nil {
 			return nil
 		}
-		failure := explain(err, address, "")
-		if status.Code(err) == codes.DeadlineExceeded && failure.Reason == "" {
-			failure.Message = "no answer in time from " + address
+		failure := c.explain(err, "")
+		switch {
+		case status.Code(err) == codes.DeadlineExceeded && failure.Reason == "":
+			failure.Message = "no answer in time from " + c.Address
+		case failure.Reason == "NOT_FOUND":
+			failure.missing(request)
 		}
 		return failure
+	}
+}
+
+// missing says of NOT_FOUND what the request has named, which the service does not: it answers alike for what is not there and
+// for what is another team's.
+func (e *callError) missing(request any) {
+	name := subject(request)
+	switch ids := short(name); strings.Count(ids, "/") {
+	case 0:
+		e.Message, e.advice = "there is no team "+ids+" that you may see", "make it: chatsvc teams create "+ids
+	case 1:
+		e.Message, e.advice = "there is no client "+ids+" that you may see", "make it: chatsvc clients create "+ids
+	default:
+		e.Message, e.advice = "there is no key "+ids+" that you may see", "those there are: chatsvc keys list "+path.Dir(ids)+" --all"
+	}
+}
+
+// subject returns the name of what a request is about and has to be there.
+func subject(request any) string {
+	switch r := request.(type) {
+	case interface{ GetParent() string }:
+		return r.GetParent()
+	case interface{ GetTeam() *chatsvcv1.Team }:
+		return r.GetTeam().GetName()
+	case interface{ GetClient() *chatsvcv1.Client }:
+		return r.GetClient().GetName()
+	case interface{ GetTeam() string }:
+		return r.GetTeam()
+	case interface{ GetName() string }:
+		return r.GetName()
+	default:
+		return ""
 	}
 }
 
@@ -172,10 +211,7 @@ func writeTable[M proto.Message](w io.Writer, columns []column[M], rows iter.Seq
 // writeRow writes a row; a writer that fails says so when it is flushed.
 func writeRow[M any](table *tabwriter.Writer, columns []column[M], text func(column[M]) string) {
 	for i, c := range columns {
-		cell := text(c)
-		if cell = oneLine(cell); cell == "" {
-			cell = "-"
-		}
+		cell := cmp.Or(oneLine(text(c)), "-")
 		if i < len(columns)-1 {
 			cell += "\t"
 		}
@@ -197,6 +233,14 @@ func writeJSON(w io.Writer, m proto.Message) error {
 	line.WriteByte('\n')
 	_, err = line.WriteTo(w)
 	return err
+}
+
+// counted returns a number with what there is of it.
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + many
 }
 
 // utc returns a time for people.

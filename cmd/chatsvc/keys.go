@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"net/netip"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,8 +23,12 @@ import (
 	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
-// repeatTime is how long a key is asked for again whose answer was lost.
-const repeatTime = 30 * time.Second
+const (
+	// repeatTime is how long a key is asked for again whose answer was lost.
+	repeatTime = 30 * time.Second
+	// noteTime is how long whoever waits for a key is told nothing.
+	noteTime = 2 * time.Second
+)
 
 // keysCommand groups the commands about keys.
 type keysCommand struct {
@@ -32,12 +39,26 @@ type keysCommand struct {
 	Revoke keysRevokeCommand `cmd:"" help:"End a key, within two seconds."`
 }
 
-func keyColumns() []column[*chatsvcv1.Key] {
+// keyColumns returns the columns of keys; disabled are the names of the teams and clients whose keys do not work.
+func keyColumns(disabled map[string]bool) []column[*chatsvcv1.Key] {
 	return []column[*chatsvcv1.Key]{
 		{"KEY", func(k *chatsvcv1.Key) string { return short(k.GetName()) }},
-		{"STATE", func(k *chatsvcv1.Key) string { return enumName(k.GetState(), "KEY_STATE_") }},
+		{"STATE", func(k *chatsvcv1.Key) string {
+			client, _, _ := strings.Cut(k.GetName(), "/keys/")
+			team, _, _ := strings.Cut(client, "/clients/")
+			switch {
+			case k.GetState() != chatsvcv1.KeyState_KEY_STATE_ACTIVE:
+				return enumName(k.GetState(), "KEY_STATE_")
+			case disabled[team]:
+				return "team disabled"
+			case disabled[client]:
+				return "client disabled"
+			default:
+				return "active"
+			}
+		}},
 		{"ROLES", func(k *chatsvcv1.Key) string { return roleNames(k.GetRoles()) }},
-		{"EXPIRES", func(k *chatsvcv1.Key) string { return utc(k.GetExpireTime()) }},
+		{"ENDS", func(k *chatsvcv1.Key) string { return cmp.Or(utc(k.GetRevokeTime()), utc(k.GetExpireTime())) }},
 		{"DISPLAY NAME", (*chatsvcv1.Key).GetDisplayName},
 	}
 }
@@ -63,9 +84,30 @@ func (api controlPlane) listKeys(ctx context.Context, parent string) iter.Seq2[*
 	})
 }
 
+// disabledOwners returns the names of those that are disabled: a team and its clients, or a client and its team.
+func (api controlPlane) disabledOwners(ctx context.Context, parent string) (map[string]bool, error) {
+	name, _, isClient := strings.Cut(parent, "/clients/")
+	team, err := api.teams.GetTeam(ctx, &chatsvcv1.GetTeamRequest{Name: name})
+	if err != nil {
+		return nil, err
+	}
+	disabled := map[string]bool{name: team.GetDisabled()}
+	clients := api.listClients(ctx, name)
+	if isClient {
+		clients = one(api.teams.GetClient(ctx, &chatsvcv1.GetClientRequest{Name: parent}))
+	}
+	for client, err := range clients {
+		if err != nil {
+			return nil, err
+		}
+		disabled[client.GetName()] = client.GetDisabled()
+	}
+	return disabled, nil
+}
+
 // keyOutput is the flags of the commands that make a key.
 type keyOutput struct {
-	Quiet bool `help:"Print the key and say nothing else."`
+	Quiet bool `help:"Print the key and say nothing about it."`
 	output
 }
 
@@ -75,11 +117,16 @@ func (o *keyOutput) print(std stdio, key *chatsvcv1.Key, note string) error {
 		fmt.Fprintf(std.err, "%s (%s) works until %s%s. This is the only time that it is shown.\n",
 			short(key.GetName()), roleNames(key.GetRoles()), utc(key.GetExpireTime()), note)
 	}
+	var err error
 	if o.JSON {
-		return writeJSON(std.out, key)
+		err = writeJSON(std.out, key)
+	} else {
+		_, err = io.WriteString(std.out, key.GetSecret()+"\n")
 	}
-	_, err := io.WriteString(std.out, key.GetSecret()+"\n")
-	return err
+	if err != nil {
+		return fmt.Errorf("%s was made and could not be printed: %w; revoke it with: chatsvc keys revoke %[1]s", short(key.GetName()), err)
+	}
+	return nil
 }
 
 // role is a role by its name.
@@ -92,12 +139,28 @@ func (r *role) UnmarshalText(text []byte) error {
 	return err
 }
 
+// network is the addresses of a network in CIDR notation, or one address alone.
+type network netip.Prefix
+
+// UnmarshalText takes a network or an address.
+func (n *network) UnmarshalText(text []byte) error {
+	prefix, err := netip.ParsePrefix(string(text))
+	if address, notOne := netip.ParseAddr(string(text)); notOne == nil && address.Zone() == "" {
+		prefix, err = address.Prefix(address.BitLen())
+	}
+	if err != nil {
+		return errors.New("must be an address or a network, such as 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32")
+	}
+	*n = network(prefix)
+	return nil
+}
+
 // keysCreateCommand makes a key.
 type keysCreateCommand struct {
 	Client      clientName `arg:"" name:"team/client" help:"The client, as TEAM/CLIENT."`
-	Role        []role     `placeholder:"ROLE" help:"What it allows: caller (the default), viewer, team_admin, platform_admin or auditor. Can be given several times."`
+	Role        []role     `sep:"none" placeholder:"ROLE" help:"What it allows: caller (the default), viewer, team_admin, platform_admin or auditor. Can be given several times."`
 	Model       []string   `sep:"none" placeholder:"NAME" help:"Allow only this model. Can be given several times."`
-	CIDR        []string   `name:"cidr" placeholder:"CIDR" help:"Allow only connections from these addresses, such as 10.0.0.0/8. Can be given several times."`
+	CIDR        []network  `name:"cidr" sep:"none" placeholder:"CIDR" help:"Allow only connections from these addresses, such as 10.0.0.0/8 or 10.0.0.1. Can be given several times."`
 	ExpiresIn   *span      `placeholder:"DURATION" help:"How long it works, such as 24h or 90d: at most 366 days. Otherwise 60 days."`
 	DisplayName string     `placeholder:"TEXT" help:"What people call it."`
 	keyOutput
@@ -108,17 +171,20 @@ type keysCreateCommand struct {
 func (c *keysCreateCommand) Run(ctx context.Context, std stdio) error {
 	request := &chatsvcv1.CreateKeyRequest{
 		Parent:    string(c.Client),
-		Key:       &chatsvcv1.Key{DisplayName: c.DisplayName, AllowedModels: c.Model, AllowedCidrs: c.CIDR},
+		Key:       &chatsvcv1.Key{DisplayName: c.DisplayName, AllowedModels: c.Model},
 		RequestId: uuid.NewString(),
 	}
 	for _, r := range c.Role {
-		request.Key.Roles = append(request.Key.Roles, chatsvcv1.AccessRole(r)) // the numbers are the same
+		request.Key.Roles = append(request.Key.Roles, chatsvcv1.AccessRole(r))
+	}
+	for _, n := range c.CIDR {
+		request.Key.AllowedCidrs = append(request.Key.AllowedCidrs, netip.Prefix(n).String())
 	}
 	if c.ExpiresIn != nil {
 		request.Key.ExpireTime = timestamppb.New(time.Now().Add(time.Duration(*c.ExpiresIn)))
 	}
 	return c.call(func(api controlPlane) error {
-		key, err := repeated(ctx, short(request.GetParent()), func(ctx context.Context, options ...grpc.CallOption) (*chatsvcv1.Key, error) {
+		key, err := repeated(ctx, std.err, short(request.GetParent()), func(ctx context.Context, options ...grpc.CallOption) (*chatsvcv1.Key, error) {
 			return api.keys.CreateKey(ctx, request, options...)
 		})
 		if err != nil {
@@ -131,14 +197,34 @@ func (c *keysCreateCommand) Run(ctx context.Context, std stdio) error {
 // keysListCommand lists keys.
 type keysListCommand struct {
 	Parent parentName `arg:"" name:"team[/client]" help:"The team, or the client as TEAM/CLIENT."`
+	All    bool       `help:"Also the keys that have ended."`
 	output
 	control
 }
 
-// Run lists the keys.
+// Run lists the keys, and says how many it has left out.
 func (c *keysListCommand) Run(ctx context.Context, std stdio) error {
 	return c.call(func(api controlPlane) error {
-		return show(std, c.output, keyColumns(), api.listKeys(ctx, string(c.Parent)))
+		disabled, err := api.disabledOwners(ctx, string(c.Parent))
+		if err != nil {
+			return err
+		}
+		ended := 0
+		err = show(std, c.output, keyColumns(disabled), func(yield func(*chatsvcv1.Key, error) bool) {
+			for key, err := range api.listKeys(ctx, string(c.Parent)) {
+				if err == nil && !c.All && key.GetState() != chatsvcv1.KeyState_KEY_STATE_ACTIVE {
+					ended++
+					continue
+				}
+				if !yield(key, err) {
+					return
+				}
+			}
+		})
+		if err == nil && ended > 0 && !c.JSON {
+			fmt.Fprintf(std.err, "chatsvc: %s not listed: see --all\n", counted(ended, "key that has ended is", "keys that have ended are"))
+		}
+		return err
 	})
 }
 
@@ -156,14 +242,18 @@ func (c *keysGetCommand) Run(ctx context.Context, std stdio) error {
 		if err != nil {
 			return err
 		}
+		client, _, _ := strings.Cut(string(c.Key), "/keys/")
+		disabled, err := api.disabledOwners(ctx, client)
+		if err != nil {
+			return err
+		}
 		more := []column[*chatsvcv1.Key]{
 			{"CREATED", func(k *chatsvcv1.Key) string { return utc(k.GetCreateTime()) }},
-			{"REVOKED", func(k *chatsvcv1.Key) string { return utc(k.GetRevokeTime()) }},
 			{"REPLACED BY", func(k *chatsvcv1.Key) string { return short(k.GetReplacedBy()) }},
 			{"MODELS", func(k *chatsvcv1.Key) string { return orAll(k.GetAllowedModels()) }},
 			{"ADDRESSES", func(k *chatsvcv1.Key) string { return orAll(k.GetAllowedCidrs()) }},
 		}
-		if err := show(std, c.output, keyColumns(), one(key, nil)); err != nil || c.JSON {
+		if err := show(std, c.output, keyColumns(disabled), one(key, nil)); err != nil || c.JSON {
 			return err
 		}
 		return showNext(std, c.output, more, one(key, nil))
@@ -193,7 +283,7 @@ func (c *keysRotateCommand) Run(ctx context.Context, std stdio) error {
 		request.Overlap = durationpb.New(overlap)
 	}
 	return c.call(func(api controlPlane) error {
-		key, err := repeated(ctx, path.Dir(short(string(c.Key))), func(ctx context.Context, options ...grpc.CallOption) (*chatsvcv1.Key, error) {
+		key, err := repeated(ctx, std.err, path.Dir(short(string(c.Key))), func(ctx context.Context, options ...grpc.CallOption) (*chatsvcv1.Key, error) {
 			return api.keys.RotateKey(ctx, request, options...)
 		})
 		if err != nil {
@@ -217,29 +307,33 @@ type keysRevokeCommand struct {
 // Run ends the key and prints it.
 func (c *keysRevokeCommand) Run(ctx context.Context, std stdio) error {
 	return c.call(func(api controlPlane) error {
-		return show(std, c.output, keyColumns(), one(api.keys.RevokeKey(ctx, &chatsvcv1.RevokeKeyRequest{Name: string(c.Key)})))
+		return show(std, c.output, keyColumns(nil), one(api.keys.RevokeKey(ctx, &chatsvcv1.RevokeKeyRequest{Name: string(c.Key)})))
 	})
 }
 
 // repeated makes a call that makes a key, and repeats it while its answer may have been lost: the request's id sees to it that
 // there is one key in the end, and that it is the one that is answered. What was never sent is not repeated: the service is not
-// there, and a person who waits does not see why.
-func repeated(ctx context.Context, client string, call func(context.Context, ...grpc.CallOption) (*chatsvcv1.Key, error)) (*chatsvcv1.Key, error) {
+// there, and a person who waits does not see why. When it takes long, notes gets a line that says so.
+func repeated(ctx context.Context, notes io.Writer, client string, call func(context.Context, ...grpc.CallOption) (*chatsvcv1.Key, error)) (*chatsvcv1.Key, error) {
+	var noting sync.WaitGroup
+	defer noting.Wait()
 	ctx, cancel := context.WithTimeout(ctx, repeatTime)
 	defer cancel()
+	noting.Go(func() {
+		select {
+		case <-time.After(noteTime):
+			_, _ = fmt.Fprintf(notes, "chatsvc: no answer yet; it is asked for %v at most\n", repeatTime)
+		case <-ctx.Done():
+		}
+	})
 	sent := false
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		var to peer.Peer
 		key, err := call(ctx, grpc.Peer(&to))
 		sent = sent || to.Addr != nil
 		failure, ok := errors.AsType[*callError](err)
-		if err == nil || !sent || !ok {
+		if err == nil || !sent || !ok || !failure.undecided() {
 			return key, err
-		}
-		switch failure.Code {
-		case "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED":
-		default:
-			return nil, err
 		}
 		select {
 		case <-time.After(pause):

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,30 +49,37 @@ func TestKeyCommands(t *testing.T) {
 		}
 	}
 	p.refused(t, "(INVALID_STATE)", "keys", "rotate", firstName)
-	if got := p.must(t, "keys", "list", "checkout"); !matches(got, "^KEY +STATE +ROLES +EXPIRES +DISPLAY NAME\n"+
+	if got := p.must(t, "keys", "list", "checkout"); !matches(got, "^KEY +STATE +ROLES +ENDS +DISPLAY NAME\n"+
 		secondName+"  active  caller  "+aTime+"  The shop\n"+firstName+"  active  caller  "+aTime+"  The shop\n$") {
 		t.Errorf("keys:\n%s", got)
 	}
-	if got := p.must(t, "keys", "get", firstName); !matches(got, "^KEY .*\n"+firstName+" .*\n\nCREATED +REVOKED +REPLACED BY +MODELS +ADDRESSES\n"+
-		aTime+"  -        "+secondName+"  all     all\n$") {
+	if got := p.must(t, "keys", "get", firstName); !matches(got, "^KEY .*\n"+firstName+" .*\n\nCREATED +REPLACED BY +MODELS +ADDRESSES\n"+
+		aTime+"  "+secondName+"  all     all\n$") {
 		t.Errorf("the old key:\n%s", got)
 	}
 
-	if got := p.must(t, "keys", "revoke", secondName); !matches(got, "^KEY .*\n"+secondName+"  revoked ") {
+	if got := p.must(t, "keys", "revoke", secondName); !matches(got, "^KEY .*\n"+secondName+"  revoked ") || endOf(t, got).After(time.Now()) {
 		t.Errorf("revoked:\n%s", got)
+	}
+	if code, out, notes := p.cli(t, "keys", "list", "checkout/web"); code != 0 || !matches(out, "^KEY .*\n"+firstName+" +active .*\n$") ||
+		notes != "chatsvc: 1 key that has ended is not listed: see --all\n" {
+		t.Errorf("code %d, notes %q, keys:\n%s", code, notes, out)
+	}
+	if got := p.must(t, "keys", "list", "checkout", "--all"); !matches(got, "^KEY .*\n"+secondName+" +revoked .*\n"+firstName+" +active .*\n$") {
+		t.Errorf("all keys:\n%s", got)
 	}
 	eventually(t, 2*time.Second, "the revoked key is refused", func() bool { return strings.Contains(p.chatAs(t, second), "(CREDENTIAL_REVOKED)") })
 	p.refused(t, "(INVALID_STATE)", "keys", "rotate", secondName)
 
 	audit := p.must(t, "audit", "list", "--oldest-first", "--team=checkout", "--since=1h")
 	for i, want := range []string{
-		"# +TIME +OUTCOME +ACTION +ACTOR +SOURCE +RESOURCE +DETAILS",
-		"1 +" + aTime + " +changed +TeamService/CreateTeam +dev/dev +127.0.0.1 +checkout +",
-		"2 .* TeamService/CreateClient +dev/dev +127.0.0.1 +checkout/web +",
+		"# +TIME +OUTCOME +ACTION +ACTOR +CREDENTIAL +SOURCE +RESOURCE +DETAILS",
+		"1 +" + aTime + " +changed +TeamService/CreateTeam +dev/dev +sha256:[0-9a-f]{12} +127.0.0.1 +checkout +",
+		"2 .* TeamService/CreateClient +dev/dev +sha256:[0-9a-f]{12} +127.0.0.1 +checkout/web +",
 		"3 .* KeyService/CreateKey .* " + firstName + " .*display_name: The shop; roles: caller; .*",
 		"4 .* KeyService/RotateKey .*",
 		"5 .* KeyService/RevokeKey .* " + secondName + " .*state: active → revoked.*",
-		"6 .* denied +ChatService/StreamTurn +checkout/web +127.0.0.1 +- +CREDENTIAL_REVOKED.*",
+		"6 .* denied +ChatService/StreamTurn +checkout/web +key:[a-z2-7]{16} +127.0.0.1 +- +CREDENTIAL_REVOKED.*",
 	} {
 		lines := strings.Split(audit, "\n")
 		if i >= len(lines) || !matches(lines[i], "^"+want) {
@@ -84,6 +95,39 @@ func TestKeyCommands(t *testing.T) {
 	if got := p.must(t, "audit", "verify"); !matches(got, `^[67] entries, head [67]:[0-9a-f]{64}\n$`) {
 		t.Errorf("verified: %s", got)
 	}
+}
+
+// A key that has not ended does not look as if it worked where its team or client is disabled.
+func TestKeysOfTheDisabled(t *testing.T) {
+	t.Parallel()
+	p := serveDev(t)
+	p.must(t, "teams", "create", "checkout", "--client=web", "--client=cron")
+	key := idOf(t, p.must(t, "keys", "create", "checkout/web"))
+	other := strings.Replace(idOf(t, p.must(t, "keys", "create", "checkout/cron")), "web", "cron", 1)
+	for what, commands := range map[string][]string{"team": {"teams", "checkout"}, "client": {"clients", "checkout/web"}} {
+		p.must(t, commands[0], "disable", commands[1])
+		for _, args := range [][]string{
+			{"keys", "list", "checkout"}, {"keys", "list", "checkout/web"}, {"keys", "get", key}, {"teams", "get", "checkout"}, {"clients", "get", "checkout/web"},
+		} {
+			if got := p.must(t, args...); !matches(got, key+" +"+what+" disabled +caller ") || matches(got, key+" +active") {
+				t.Errorf("%s disabled, %v:\n%s", what, args, got)
+			}
+		}
+		if got := p.must(t, "keys", "get", other); matches(got, "active") != (what == "client") {
+			t.Errorf("%s disabled, another client's:\n%s", what, got)
+		}
+		p.must(t, commands[0], "enable", commands[1])
+	}
+}
+
+// endOf returns when the key in the second line of a table ends.
+func endOf(t *testing.T, table string) time.Time {
+	t.Helper()
+	end, err := time.Parse(time.RFC3339, regexp.MustCompile(aTime).FindString(table))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, table)
+	}
+	return end
 }
 
 // idOf returns the name of the key that a token is of, of checkout/web.
@@ -113,7 +157,7 @@ func TestKeyCreateFlags(t *testing.T) {
 	p := serveDev(t)
 	p.must(t, "teams", "create", "checkout", "--client=web")
 	code, out, notes := p.cli(t, "keys", "create", "checkout/web", "--role=caller", "--role=team_admin", "--model=gpt-5-mini", "--model=sim",
-		"--cidr=10.0.0.0/8,2001:db8::/32", "--expires-in=1d12h", "--quiet", "--json")
+		"--cidr=10.0.0.0/8", "--cidr=2001:db8::/32", "--cidr=192.0.2.1", "--cidr=2001:db8::1", "--expires-in=1d12h", "--quiet", "--json")
 	var key struct {
 		Name, Secret, ExpireTime, State    string
 		Roles, AllowedModels, AllowedCidrs []string
@@ -126,7 +170,7 @@ func TestKeyCreateFlags(t *testing.T) {
 		t.Errorf("expires %s", key.ExpireTime)
 	}
 	if strings.Join(key.Roles, " ") != "ACCESS_ROLE_CALLER ACCESS_ROLE_TEAM_ADMIN" || strings.Join(key.AllowedModels, " ") != "gpt-5-mini sim" ||
-		strings.Join(key.AllowedCidrs, " ") != "10.0.0.0/8 2001:db8::/32" || key.State != "KEY_STATE_ACTIVE" {
+		strings.Join(key.AllowedCidrs, " ") != "10.0.0.0/8 2001:db8::/32 192.0.2.1/32 2001:db8::1/128" || key.State != "KEY_STATE_ACTIVE" {
 		t.Errorf("made %+v", key)
 	}
 	name := idOf(t, key.Secret)
@@ -136,12 +180,13 @@ func TestKeyCreateFlags(t *testing.T) {
 	if code, out, notes = p.cli(t, "keys", "rotate", key.Name, "--overlap=0", "--quiet"); code != 0 || notes != "" {
 		t.Errorf("code %d, out %q, notes %q", code, out, notes)
 	}
-	if got := p.must(t, "keys", "list", "checkout/web"); !matches(got, `active +caller,team_admin .*\n`+name+" +expired ") {
+	if got := p.must(t, "keys", "list", "checkout/web", "--all"); !matches(got, `active +caller,team_admin .*\n`+name+" +expired ") {
 		t.Errorf("after a rotation without an overlap:\n%s", got)
 	}
 	p.refused(t, "(NOT_FOUND)", "keys", "create", "checkout/nobody")
 	p.refused(t, "(INVALID_REQUEST)", "keys", "create", "checkout/web", "--expires-in=367d")
-	p.refused(t, "(INVALID_REQUEST)", "keys", "create", "checkout/web", "--cidr=10.0.0.1.1")
+	p.misused(t, "must be an address or a network", "keys", "create", "checkout/web", "--cidr=10.0.0.1.1")
+	p.misused(t, "must be an address or a network", "keys", "create", "checkout/web", "--cidr=fe80::1%eth0")
 	p.refused(t, "(NOT_FOUND)", "keys", "revoke", "checkout/web/"+strings.Repeat("a", 16))
 
 	// A team's admin sees its team and no other.
@@ -198,24 +243,56 @@ func TestLostKeyIsRepeated(t *testing.T) {
 	}
 }
 
+// fullDisk is a stdout that takes nothing.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// A key that cannot be printed is named, so that it can be ended.
+func TestKeyThatCannotBePrinted(t *testing.T) {
+	t.Parallel()
+	p := serveDev(t)
+	p.must(t, "teams", "create", "checkout", "--client=web")
+	name := idOf(t, p.must(t, "keys", "create", "checkout/web"))
+	for _, args := range [][]string{
+		{"keys", "create", "checkout/web", "--quiet"},
+		{"keys", "create", "checkout/web", "--json", "--quiet"},
+		{"keys", "rotate", name, "--quiet"},
+	} {
+		var notes bytes.Buffer
+		code := run(t.Context(), append(args, "--address", p.admin), stdio{strings.NewReader(""), fullDisk{}, &notes})
+		made := "checkout/web/" + strings.Split(p.must(t, "keys", "list", "checkout", "--json"), `"`)[3][len("teams/checkout/clients/web/keys/"):]
+		want := "chatsvc: " + made + " was made and could not be printed: no space left on device; revoke it with: chatsvc keys revoke " + made + "\n"
+		if code != 1 || notes.String() != want {
+			t.Errorf("%v: code %d, notes %q, want %q", args, code, notes.String(), want)
+		}
+	}
+}
+
 func TestRepeated(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, tt := range []struct {
 			name  string
 			sent  bool
-			codes []string // of the errors, the last one for ever; empty is success
+			codes []string // of the errors, each with its reason, if any; the last one for ever; empty is success
 			calls int
 			want  string
 		}{
 			{"the first time", true, []string{""}, 1, ""},
 			{"the third time", true, []string{"UNAVAILABLE", "DEADLINE_EXCEEDED", ""}, 3, ""},
-			{"refused", true, []string{"UNAVAILABLE", "ALREADY_EXISTS"}, 2, "ALREADY_EXISTS"},
+			{"refused", true, []string{"UNAVAILABLE", "ALREADY_EXISTS ALREADY_EXISTS"}, 2, "ALREADY_EXISTS (ALREADY_EXISTS)"},
+			{"the store is away", true, []string{"UNAVAILABLE STORE_UNAVAILABLE", ""}, 2, ""},
+			{"lost behind a proxy", true, []string{"INTERNAL", "UNKNOWN", "CANCELLED", ""}, 4, ""},
+			{"a mistake of the service", true, []string{"INTERNAL INTERNAL"}, 1, "INTERNAL (INTERNAL)"},
+			{"no such service", true, []string{"UNIMPLEMENTED"}, 1, "UNIMPLEMENTED"},
+			{"refused by a proxy", true, []string{"PERMISSION_DENIED"}, 1, "PERMISSION_DENIED"},
 			{"nobody there", false, []string{"UNAVAILABLE"}, 1, "UNAVAILABLE"},
 			{"never", true, []string{"UNAVAILABLE"}, 19, "UNAVAILABLE; whether there is a new key is not known: see chatsvc keys list a/b"},
 		} {
 			calls, began := 0, time.Now()
-			key, err := repeated(t.Context(), "a/b", func(_ context.Context, options ...grpc.CallOption) (*chatsvcv1.Key, error) {
+			var notes bytes.Buffer
+			key, err := repeated(t.Context(), &notes, "a/b", func(_ context.Context, options ...grpc.CallOption) (*chatsvcv1.Key, error) {
 				code := tt.codes[min(calls, len(tt.codes)-1)]
 				calls++
 				for _, option := range options {
@@ -226,8 +303,12 @@ func TestRepeated(t *testing.T) {
 				if code == "" {
 					return &chatsvcv1.Key{}, nil
 				}
-				return nil, &callError{Code: code, Message: code}
+				code, reason, _ := strings.Cut(code, " ")
+				return nil, &callError{Code: code, Message: code, Reason: reason}
 			})
+			if noted := strings.Count(notes.String(), "chatsvc: no answer yet; "); noted != strings.Count(notes.String(), "\n") || (noted == 1) != (time.Since(began) > noteTime) {
+				t.Errorf("%s: notes %q after %v", tt.name, notes.String(), time.Since(began))
+			}
 			text := ""
 			if err != nil {
 				text = err.Error()
@@ -238,7 +319,7 @@ func TestRepeated(t *testing.T) {
 		}
 		stopped, stop := context.WithCancelCause(t.Context())
 		stop(errors.New("interrupted"))
-		if _, err := repeated(stopped, "a/b", func(context.Context, ...grpc.CallOption) (*chatsvcv1.Key, error) {
+		if _, err := repeated(stopped, io.Discard, "a/b", func(context.Context, ...grpc.CallOption) (*chatsvcv1.Key, error) {
 			return nil, &callError{Code: "CANCELLED", Message: "interrupted"}
 		}); err == nil || err.Error() != "interrupted" {
 			t.Errorf("err = %v", err)

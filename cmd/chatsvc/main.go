@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -35,6 +36,7 @@ type cli struct {
 	Clients   clientsCommand   `cmd:"" help:"Manage the clients of a team: its services that call."`
 	Keys      keysCommand      `cmd:"" help:"Make, rotate and revoke the keys of clients."`
 	Apply     applyCommand     `cmd:"" help:"Make teams and clients what a file says, and show the difference first."`
+	Whoami    whoamiCommand    `cmd:"" help:"Say who a key or a certificate makes you, and what you may do."`
 	Audit     auditCommand     `cmd:"" help:"See who changed what and who was denied, and verify that nothing of it is missing."`
 	Migrate   migrateCommand   `cmd:"" help:"Bring the database's schema up to date, or say how it stands."`
 	Config    configCommand    `cmd:"" help:"Look at the configuration."`
@@ -42,7 +44,7 @@ type cli struct {
 }
 
 // run parses args, runs the command until it ends or the process gets SIGINT or SIGTERM, and returns the exit code:
-// 0 for success, 1 for failure, 2 for a usage that makes no sense.
+// 0 for success, 1 for failure, 2 for a usage that makes no sense, or what an *exitError says.
 func run(ctx context.Context, args []string, std stdio) (code int) {
 	var commands cli
 	exited := false
@@ -76,9 +78,18 @@ func run(ctx context.Context, args []string, std stdio) (code int) {
 	command.BindTo(ctx, (*context.Context)(nil))
 	if err := command.Run(); err != nil {
 		fmt.Fprintln(std.err, "chatsvc:", err)
+		if other, ok := errors.AsType[*exitError](err); ok {
+			return other.code
+		}
 		return 1
 	}
 	return 0
+}
+
+// exitError is an error with an exit code of its own, for scripts to tell it from a failure.
+type exitError struct {
+	error
+	code int
 }
 
 // versionCommand prints the version.

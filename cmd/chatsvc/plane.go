@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -34,6 +33,8 @@ func (s *server) newPlane(gate auth.Authenticator, denied func(context.Context, 
 		Denied:         denied,
 		ToStatus:       service.ToStatus,
 		OpenReflection: s.cfg.Reflection == config.ReflectionOpen,
+		// For the admin listener, whose transport lets probes in without one.
+		NeedsCertificate: s.cfg.TLS.RequireClientCert,
 		Limits: interceptor.Limits{
 			MaxConcurrentStreams: s.cfg.Limits.MaxConcurrentStreams,
 			MaxTurnDuration:      s.cfg.Limits.MaxTurnDuration,
@@ -56,20 +57,25 @@ func (s *server) newPlane(gate auth.Authenticator, denied func(context.Context, 
 	return p, interceptor.CheckServices(p.rpc.GetServiceInfo())
 }
 
-// healthInterval is how often the database is asked whether it can be written.
-const healthInterval = 2 * time.Second
+// The database is asked every healthInterval whether it can be written, and has healthPatience to answer. What is said of
+// it is as old as both together, at most.
+const (
+	healthInterval = time.Second
+	healthPatience = time.Second
+)
 
-// healthChecker returns a function that sets the health of all services to what the database allows. It is called by one
-// goroutine at a time.
-func healthChecker(store conversation.Store, logger *slog.Logger, planes ...plane) func(context.Context) {
+// healthChecker returns a function that sets the health of all services, and what /readyz says, to what the database allows.
+// It is called by one goroutine at a time.
+func (s *server) healthChecker(store conversation.Store, planes ...plane) func(context.Context) {
 	last := healthpb.HealthCheckResponse_UNKNOWN
 	return func(ctx context.Context) {
-		ping, cancel := context.WithTimeout(ctx, healthInterval)
+		ping, cancel := context.WithTimeout(ctx, healthPatience)
 		defer cancel()
 		err := store.Ping(ping)
 		if ctx.Err() != nil {
 			return
 		}
+		s.writable.Store(err == nil)
 		now := healthpb.HealthCheckResponse_SERVING
 		if err != nil {
 			now = healthpb.HealthCheckResponse_NOT_SERVING
@@ -79,9 +85,9 @@ func healthChecker(store conversation.Store, logger *slog.Logger, planes ...plan
 		}
 		switch {
 		case err != nil:
-			logger.ErrorContext(ctx, "the database cannot be written", "error", err)
+			s.logger.ErrorContext(ctx, "the database cannot be written", "error", err)
 		case last == healthpb.HealthCheckResponse_NOT_SERVING:
-			logger.InfoContext(ctx, "the database can be written again")
+			s.logger.InfoContext(ctx, "the database can be written again")
 		}
 		for _, p := range planes {
 			p.health.SetServingStatus("", now)

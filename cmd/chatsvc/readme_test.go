@@ -2,15 +2,19 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/chatsvc/chatsvc/internal/config"
-	"github.com/chatsvc/chatsvc/internal/tenant"
 )
 
 const root = "../.."
@@ -47,7 +51,7 @@ func build(t *testing.T, args ...string) string {
 	return path
 }
 
-// The README's sh blocks work when pasted, one after the other into one shell, with the address of this test's server.
+// The README's sh blocks work when pasted, one after the other into one shell, with the addresses and the upstream of this test.
 func TestREADMEShell(t *testing.T) {
 	t.Parallel()
 	grpcurl := build(t, "-modfile=tools/grpcurl/go.mod", "github.com/fullstorydev/grpcurl/cmd/grpcurl")
@@ -69,23 +73,70 @@ func TestREADMEShell(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := launch(t, "serve", "--dev", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--database-url=sqlite:"+filepath.Join(dir, "chatsvc.db"))
-	script := "set -eu\n" + strings.ReplaceAll(strings.Join(fenced(t, "sh"), "\n"), "localhost:50051", p.data)
-	cmd := exec.Command("sh")
+	_, upstream := simulate(t)
+	// Those of a server that the README starts itself.
+	data, admin := freeAddress(t), freeAddress(t)
+	addresses := strings.NewReplacer("localhost:50051", p.data,
+		"127.0.0.1:50061", data, "localhost:50061", data, "127.0.0.1:50062", admin, "localhost:50062", admin)
+
+	blocks := fenced(t, "sh")
+	const next = "--- the next block ---\n"
+	script := "set -eu\ntrap 'kill ${SERVER:-} 2> /dev/null || true' EXIT\numask 022\n" + addresses.Replace(strings.Join(blocks, "echo '"+strings.TrimSpace(next)+"'\n")) + "wait\n"
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with all that it starts
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.Dir, cmd.Stdin = dir, strings.NewReader(script)
-	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "CHATSVC_ADDRESS="+p.data, "CHATSVC_ADMIN_ADDRESS="+p.admin)
-	out, err := cmd.CombinedOutput()
+	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "CHATSVC_ADDRESS="+p.data, "CHATSVC_ADMIN_ADDRESS="+p.admin, "CHATSVC_OPENAI_BASE_URL="+upstream)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatalf("%v\n%s\n%s", err, out, errs.String())
 	}
-	for _, want := range []string{`"outputText": "You said: «Bonjour».`, `"textDelta"`, `"terminal"`, "Your name is Ada", `"Four."`, "TeamService/CreateTeam", "KeyService/RevokeKey"} {
-		if !strings.Contains(string(out), want) {
-			t.Errorf("no %s in the output:\n%s", want, out)
+	outputs := strings.Split(string(out), next)
+	if len(outputs) != len(blocks) {
+		t.Fatalf("%d outputs of %d blocks:\n%s", len(outputs), len(blocks), out)
+	}
+	for _, tt := range []struct{ block, output string }{
+		{"CreateTurn", `"outputText": "You said: «Bonjour».`},
+		{"StreamTurn", `(?s)"textDelta".*"terminal"`},
+		{"What is my name?", "(?s)Ada.*Your name is Ada"},
+		{"keys rotate", `(?s)^TEAM .*\ncheckout .*\ncheckout/web .*You said: «Bonjour»\..*\ncsk_.* revoked .*KeyService/RevokeKey.*TeamService/CreateTeam`},
+		{"SERVER", `(?s)\nplatform/admin .*\ncheckout .*\ncheckout/web .*You said: «Bonjour»\.`},
+		{"[[sim answer", `"outputText": "Four\."`},
+	} {
+		i := slices.IndexFunc(blocks, func(block string) bool { return strings.Contains(block, tt.block) })
+		if i < 0 || !matches(outputs[i], tt.output) {
+			t.Errorf("the block with %s (%d) does not print %s:\n%s", tt.block, i, tt.output, out)
 		}
 	}
+	coin := slices.IndexFunc(blocks, func(block string) bool { return strings.Contains(block, "# the same turn twice") })
+	if coin < 0 || !matches(outputs[coin], `^ *"name": "turns/[-0-9a-f]+",\n *"name": "turns/[-0-9a-f]+",\n$`) ||
+		len(slices.Compact(strings.Fields(strings.ReplaceAll(outputs[coin], `"name":`, "")))) != 1 {
+		t.Errorf("a request_id gives (%d)\n%s", coin, out)
+	}
 
-	if key, err := os.ReadFile(filepath.Join(dir, "admin.key")); err != nil || !strings.HasPrefix(string(key), tenant.TokenPrefix) {
+	for _, name := range []string{"admin.key", "openai.key"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v, want a file that only its owner reads", name, info, err)
+		}
+	}
+	if key, err := os.ReadFile(filepath.Join(dir, "admin.key")); err != nil || !onlyToken.MatchString(strings.TrimSuffix(string(key), "\n")) {
 		t.Errorf("bootstrap printed %d bytes, which are no key: %v", len(key), err)
 	}
+}
+
+// freeAddress returns an address on which nothing listens, at this moment.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	return listener.Addr().String()
 }
 
 // The README's settings are settings.

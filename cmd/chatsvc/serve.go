@@ -70,6 +70,8 @@ type server struct {
 	failed chan error
 	// draining: no turn is taken any more.
 	draining atomic.Bool
+	// writable: by the last look, the database can be written.
+	writable atomic.Bool
 
 	certificates *certificates // nil without TLS
 	providers    *telemetry.Providers
@@ -130,12 +132,12 @@ func (s *server) start(ctx context.Context) error {
 		return nil
 	})
 
-	store, err := openStore(ctx, cfg, s.logger)
+	store, err := openStore(ctx, cfg, s.logger, false)
 	if err != nil {
 		return err
 	}
 	s.onClose(func(context.Context) error { return store.Close() })
-	who, err := s.access(ctx, store)
+	who, err := s.startAccess(ctx, store)
 	if err != nil {
 		return err
 	}
@@ -172,14 +174,15 @@ func (s *server) start(ctx context.Context) error {
 	}
 	// Its connections are net/http's, and so is their TLS.
 	control, err := s.newPlane(who.gate, who.auditor.DeniedControl,
-		func(r grpc.ServiceRegistrar) { service.RegisterControl(r, who.registry, store) })
+		func(r grpc.ServiceRegistrar) { service.RegisterControl(r, who.registry, store) },
+		grpc.MaxRecvMsgSize(adminMessage))
 	if err != nil {
 		return err
 	}
 
-	checkHealth := healthChecker(store, s.logger, data, control)
+	checkHealth := s.healthChecker(store, data, control)
 	checkHealth(ctx) // before the first call can ask
-	if err := s.serveAdmin(ctx, store, control.rpc); err != nil {
+	if err := s.serveAdmin(ctx, control.rpc); err != nil {
 		return err
 	}
 	listener, err := listen(ctx, cfg.Listen)
@@ -234,10 +237,11 @@ func (s *server) start(ctx context.Context) error {
 }
 
 // openStore opens the database. A SQLite file has one process, which brings its schema up to date; PostgreSQL has several,
-// some of them older, so that there an operator says when.
-func openStore(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*sqlstore.DB, error) {
+// some of them older, so that there an operator says when. A process that runs no turns is retired: it takes none over.
+func openStore(ctx context.Context, cfg *config.Config, logger *slog.Logger, retired bool) (*sqlstore.DB, error) {
 	options := sqlstore.Options{
 		Logger:    logger,
+		Retired:   retired,
 		Retention: sqlstore.Retention{OneShots: cfg.Retention.OneShots, Events: cfg.Retention.Events},
 	}
 	if path, isSQLite := cfg.SQLitePath(); isSQLite {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
@@ -50,18 +51,26 @@ func (api controlPlane) listTeams(ctx context.Context) iter.Seq2[*chatsvcv1.Team
 type teamsCreateCommand struct {
 	Team        teamName `arg:"" help:"The id of the team."`
 	DisplayName string   `placeholder:"TEXT" help:"What people call it."`
-	Client      []string `placeholder:"CLIENT" help:"Make this client of it, too. Can be given several times."`
+	Client      []string `sep:"none" placeholder:"CLIENT" help:"Make this client of it, too. Can be given several times."`
 	output
 	control
 }
 
-// Run makes the team and its clients, and prints them. Where a client cannot be made, the team and those before it stay.
-func (c *teamsCreateCommand) Run(ctx context.Context, std stdio) error {
-	for _, id := range c.Client {
-		if !tenant.ValidID(id) {
+// Validate refuses clients that cannot be made, before the team is.
+func (c *teamsCreateCommand) Validate() error {
+	for i, id := range c.Client {
+		switch {
+		case !tenant.ValidID(id):
 			return fmt.Errorf("--client %q: the id of a client is %s", id, tenant.IDRule)
+		case slices.Contains(c.Client[:i], id):
+			return fmt.Errorf("--client %s is given twice", id)
 		}
 	}
+	return c.connection.Validate()
+}
+
+// Run makes the team and its clients, and prints them. Where a client cannot be made, the team and those before it stay.
+func (c *teamsCreateCommand) Run(ctx context.Context, std stdio) error {
 	return c.call(func(api controlPlane) error {
 		team := one(api.teams.CreateTeam(ctx, &chatsvcv1.CreateTeamRequest{
 			TeamId: short(string(c.Team)), Team: &chatsvcv1.Team{DisplayName: c.DisplayName},
@@ -111,14 +120,18 @@ func (c *teamsGetCommand) Run(ctx context.Context, std stdio) error {
 		if err := showNext(std, c.output, clientColumns(), api.listClients(ctx, name)); err != nil {
 			return err
 		}
-		return showNext(std, c.output, keyColumns(), api.listKeys(ctx, name))
+		disabled, err := api.disabledOwners(ctx, name)
+		if err != nil {
+			return err
+		}
+		return showNext(std, c.output, keyColumns(disabled), api.listKeys(ctx, name))
 	})
 }
 
 // teamsUpdateCommand changes a team.
 type teamsUpdateCommand struct {
 	Team        teamName `arg:"" help:"The id of the team."`
-	DisplayName *string  `required:"" placeholder:"TEXT" help:"What people call it; empty is its id."`
+	DisplayName *string  `required:"" placeholder:"TEXT" help:"What people call it; empty is nothing."`
 	output
 	control
 }
@@ -128,28 +141,32 @@ func (c *teamsUpdateCommand) Run(ctx context.Context, std stdio) error {
 	return c.updateTeam(ctx, std, c.output, &chatsvcv1.Team{Name: string(c.Team), DisplayName: *c.DisplayName}, "display_name")
 }
 
-// teamsDisableCommand disables a team.
-type teamsDisableCommand struct {
+// namedTeam is what a command is given that disables or enables a team.
+type namedTeam struct {
 	Team teamName `arg:"" help:"The id of the team."`
 	output
 	control
 }
+
+// setDisabled disables or enables the team and prints it.
+func (c *namedTeam) setDisabled(ctx context.Context, std stdio, disabled bool) error {
+	return c.updateTeam(ctx, std, c.output, &chatsvcv1.Team{Name: string(c.Team), Disabled: disabled}, "disabled")
+}
+
+// teamsDisableCommand disables a team.
+type teamsDisableCommand struct{ namedTeam }
 
 // Run disables the team and prints it.
 func (c *teamsDisableCommand) Run(ctx context.Context, std stdio) error {
-	return c.updateTeam(ctx, std, c.output, &chatsvcv1.Team{Name: string(c.Team), Disabled: true}, "disabled")
+	return c.setDisabled(ctx, std, true)
 }
 
 // teamsEnableCommand enables a team.
-type teamsEnableCommand struct {
-	Team teamName `arg:"" help:"The id of the team."`
-	output
-	control
-}
+type teamsEnableCommand struct{ namedTeam }
 
 // Run enables the team and prints it.
 func (c *teamsEnableCommand) Run(ctx context.Context, std stdio) error {
-	return c.updateTeam(ctx, std, c.output, &chatsvcv1.Team{Name: string(c.Team)}, "disabled")
+	return c.setDisabled(ctx, std, false)
 }
 
 // updateTeam changes one field of a team, whatever the others are meanwhile, and prints the team.

@@ -34,19 +34,36 @@ func TestTeamCommands(t *testing.T) {
 	want("TEAM .*\nsearch +enabled .* Find things\n", "teams", "enable", "search")
 	want("CLIENT .*\nsearch/indexer +disabled .*\n", "clients", "disable", "teams/search/clients/indexer")
 	want("CLIENT .*\nsearch/indexer +enabled .*\n", "clients", "enable", "search/indexer")
+	want("CLIENT .*\nsearch/indexer +enabled .* Daily\n", "clients", "update", "search/indexer", "--display-name=Daily")
+	want("CLIENT .*\nsearch/indexer +enabled .* Daily\n", "clients", "get", "search/indexer")
 	p.must(t, "keys", "create", "search/indexer", "--quiet")
+	want("CLIENT .*\nsearch/indexer .*\n\nKEY .*\nsearch/indexer/[a-z2-7]{16} +active +caller .*\n", "clients", "get", "search/indexer")
 	want("TEAM .*\nsearch .*\n\nCLIENT .*\nsearch/indexer .*\n\nKEY .*\nsearch/indexer/[a-z2-7]{16} +active +caller .*\n", "teams", "get", "search")
 	want("TEAM .*\nempty .*\n", "teams", "create", "empty")
 	want("TEAM .*\nempty .*\n", "teams", "get", "empty")
 
 	p.refused(t, "(ALREADY_EXISTS)", "teams", "create", "search")
-	p.refused(t, "(NOT_FOUND)", "teams", "get", "nobody")
-	p.refused(t, "(NOT_FOUND)", "clients", "create", "nobody/web")
-	p.refused(t, "(NOT_FOUND)", "clients", "disable", "search/nobody")
-	p.refused(t, `--client "A"`, "teams", "create", "x", "--client=A")
-	code, out, notes = p.cli(t, "teams", "create", "half", "--client=a", "--client=a")
-	if code != 1 || !matches(out, `half/a `) || !strings.Contains(notes, "make the client a: ") || !strings.Contains(notes, "ALREADY_EXISTS") {
-		t.Errorf("the same client twice: code %d, notes %q\n%s", code, notes, out)
+	const noTeam = "there is no team nobody that you may see (NOT_FOUND); make it: chatsvc teams create nobody\n"
+	const noClient = "there is no client search/nobody that you may see (NOT_FOUND); make it: chatsvc clients create search/nobody\n"
+	noKey := "there is no key search/indexer/" + strings.Repeat("a", 16) + " that you may see (NOT_FOUND); those there are: chatsvc keys list search/indexer --all\n"
+	p.refused(t, noTeam, "teams", "get", "nobody")
+	p.refused(t, noTeam, "teams", "disable", "nobody")
+	p.refused(t, noTeam, "clients", "create", "nobody/web")
+	p.refused(t, noTeam, "clients", "list", "nobody")
+	p.refused(t, noTeam, "keys", "list", "nobody")
+	p.refused(t, noClient, "clients", "disable", "search/nobody")
+	p.refused(t, noClient, "clients", "get", "search/nobody")
+	p.refused(t, noClient, "keys", "create", "search/nobody")
+	p.refused(t, noClient, "keys", "list", "search/nobody")
+	p.refused(t, noKey, "keys", "get", "search/indexer/"+strings.Repeat("a", 16))
+	p.refused(t, noKey, "keys", "rotate", "search/indexer/"+strings.Repeat("a", 16))
+	p.refused(t, noKey, "keys", "revoke", "search/indexer/"+strings.Repeat("a", 16))
+	p.misused(t, `--client "A"`, "teams", "create", "x", "--client=A")
+	p.misused(t, "--client a is given twice", "teams", "create", "x", "--client=a", "--client=a")
+	p.refused(t, "there is no team x ", "teams", "get", "x") // nothing of it was made
+	code, out, notes = p.cli(t, "audit", "list", "--team=nobody")
+	if code != 0 || out != "" || notes != "chatsvc: there is nothing to list\nchatsvc: there is no team nobody that you may see\n" {
+		t.Errorf("the audit of a team that is not there: code %d, out %q, notes %q", code, out, notes)
 	}
 
 	var names []string

@@ -37,9 +37,8 @@ type certificates struct {
 	inUse    atomic.Pointer[identity]
 
 	// Of watch alone.
-	found    pemFiles // by the last look
-	refused  pemFiles // what was last said to be of no use
-	reminded time.Time
+	found   pemFiles // by the last look
+	refused pemFiles // what was last said to be of no use
 }
 
 // pemFiles is what the files hold, or why they cannot be read.
@@ -53,6 +52,15 @@ type identity struct {
 	files       pemFiles
 	certificate tls.Certificate
 	clientCAs   *x509.CertPool
+	expiries    []expiry // of watch alone
+}
+
+// expiry is the end of a certificate, which is told in advance.
+type expiry struct {
+	whose, file string
+	effect      string // of its end
+	notAfter    time.Time
+	reminded    time.Time // last
 }
 
 // newCertificates reads the files, which must be there and of use now.
@@ -130,28 +138,31 @@ func (c *certificates) look(ctx context.Context, now time.Time) {
 			break
 		}
 		c.inUse.Store(pair)
-		c.refused, c.reminded = pemFiles{}, time.Time{}
+		c.refused = pemFiles{}
 		c.logger.InfoContext(ctx, "certificate reloaded", "file", c.settings.CertFile, "not_after", pair.certificate.Leaf.NotAfter)
 	}
 	c.remind(ctx, now)
 }
 
-// remind says that the certificate ends soon, or has.
+// remind says which certificates end soon, or have.
 func (c *certificates) remind(ctx context.Context, now time.Time) {
-	end := c.inUse.Load().certificate.Leaf.NotAfter
-	left, pause := end.Sub(now), 24*time.Hour
-	if left < pause {
-		pause = time.Hour
+	expiries := c.inUse.Load().expiries
+	for i := range expiries {
+		e := &expiries[i]
+		left, pause := e.notAfter.Sub(now), 24*time.Hour
+		if left < pause {
+			pause = time.Hour
+		}
+		if left >= endsSoon || now.Sub(e.reminded) < pause {
+			continue
+		}
+		e.reminded = now
+		if left <= 0 {
+			c.logger.ErrorContext(ctx, "the certificate has expired", "whose", e.whose, "effect", e.effect, "file", e.file, "not_after", e.notAfter)
+		} else {
+			c.logger.WarnContext(ctx, "the certificate ends soon", "whose", e.whose, "file", e.file, "not_after", e.notAfter)
+		}
 	}
-	if left >= endsSoon || now.Sub(c.reminded) < pause {
-		return
-	}
-	c.reminded = now
-	if left <= 0 {
-		c.logger.ErrorContext(ctx, "the certificate has expired: callers refuse it", "file", c.settings.CertFile, "not_after", end)
-		return
-	}
-	c.logger.WarnContext(ctx, "the certificate ends soon", "file", c.settings.CertFile, "not_after", end)
 }
 
 func (c *certificates) read() (files pemFiles) {
@@ -205,6 +216,9 @@ func (c *certificates) parse(files pemFiles, now time.Time) (*identity, error) {
 	case now.Before(leaf.NotBefore):
 		return nil, fmt.Errorf("tls.cert_file: the certificate in %s is good only from %s on", c.settings.CertFile, leaf.NotBefore.Format(form))
 	}
+	pair.expiries = []expiry{{
+		whose: "server", file: c.settings.CertFile, effect: "callers refuse it", notAfter: pair.certificate.Leaf.NotAfter,
+	}}
 	if c.settings.ClientCAFile == "" {
 		return pair, nil
 	}
@@ -212,11 +226,22 @@ func (c *certificates) parse(files pemFiles, now time.Time) (*identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tls.client_ca_file: %s %w", c.settings.ClientCAFile, err)
 	}
-	pair.clientCAs = x509.NewCertPool()
+	pair.clientCAs = poolOf(authorities)
 	for _, authority := range authorities {
-		pair.clientCAs.AddCert(authority)
+		pair.expiries = append(pair.expiries, expiry{
+			whose: "authority " + authority.Subject.CommonName, file: c.settings.ClientCAFile,
+			effect: "client certificates that it signed are refused", notAfter: authority.NotAfter,
+		})
 	}
 	return pair, nil
+}
+
+func poolOf(certificates []*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, certificate := range certificates {
+		pool.AddCert(certificate)
+	}
+	return pool
 }
 
 // certificatesIn returns all certificates of a text in PEM. The standard library's own readers of such texts leave out what

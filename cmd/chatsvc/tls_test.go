@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,21 +18,16 @@ import (
 	"google.golang.org/grpc/status"
 
 	chatsvcv1 "github.com/chatsvc/chatsvc/gen/chatsvc/v1"
+	"github.com/chatsvc/chatsvc/internal/certtest"
 )
 
 // trust is how a client with an optional certificate reaches a server of ca.
-func (a *signer) trust(t *testing.T, clients ...certified) *tls.Config {
+func trust(t *testing.T, ca *certtest.Authority, clients ...certtest.Pair) *tls.Config {
 	t.Helper()
-	pool := x509.NewCertPool()
-	pool.AddCert(a.certificate)
-	c := &tls.Config{RootCAs: pool}
+	c := &tls.Config{RootCAs: ca.Pool()}
 	for _, p := range clients {
-		certificate, err := tls.X509KeyPair([]byte(p.certificate), []byte(p.key))
-		if err != nil {
-			t.Fatal(err)
-		}
 		// Whatever authorities the server names: a client of another one tries, too.
-		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificate, nil }
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &p.TLS, nil }
 	}
 	return c
 }
@@ -92,11 +85,11 @@ func serveTLS(t *testing.T, yaml string) *program {
 // Both listeners speak TLS and nothing else, and a certificate is a credential on both.
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	ca, stranger := newSigner(t, "ours"), newSigner(t, "a stranger's")
+	ca, stranger := certtest.New(t, "ours"), certtest.New(t, "a stranger's")
 	files := newTLSFiles(t)
-	files.put(t, ca.valid(t), ca)
+	files.put(t, lasting(t, ca), ca)
 	p := serveTLS(t, files.yaml())
-	anyone, red := ca.trust(t), ca.trust(t, ca.client(t, "spiffe://example.org/red/web"))
+	anyone, red := trust(t, ca), trust(t, ca, ca.Issue(t, "spiffe://example.org/red/web"))
 
 	for _, path := range []string{"/livez", "/readyz"} {
 		if status, body, err := get(t, anyone, "https://"+p.admin+path); status != http.StatusOK || body != "ok\n" || err != nil {
@@ -117,7 +110,7 @@ func TestTLS(t *testing.T) {
 		if _, err := healthpb.NewHealthClient(dial(t, address, "", overTLS(anyone)).conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
 			t.Errorf("health of %s: %v", address, err)
 		}
-		_, err = healthpb.NewHealthClient(dial(t, address, "", overTLS(ca.trust(t, stranger.client(t, "spiffe://example.org/red/web")))).conn).Check(t.Context(), &healthpb.HealthCheckRequest{})
+		_, err = healthpb.NewHealthClient(dial(t, address, "", overTLS(trust(t, ca, stranger.Issue(t, "spiffe://example.org/red/web")))).conn).Check(t.Context(), &healthpb.HealthCheckRequest{})
 		if status.Code(err) != codes.Unavailable {
 			t.Errorf("%s takes a stranger's certificate: %v", address, err)
 		}
@@ -148,7 +141,7 @@ func TestTLS(t *testing.T) {
 	wantReason(t, err, codes.Unauthenticated, "CREDENTIAL_MISSING")
 	_, err = whoami("no key", red)
 	wantReason(t, err, codes.Unauthenticated, "CREDENTIAL_INVALID")
-	_, err = whoami("", ca.trust(t, ca.client(t, "spiffe://example.org/red/batch")))
+	_, err = whoami("", trust(t, ca, ca.Issue(t, "spiffe://example.org/red/batch")))
 	wantReason(t, err, codes.Unauthenticated, "CREDENTIAL_INVALID")
 
 	// And on the admin listener, behind net/http.
@@ -165,22 +158,45 @@ func TestTLS(t *testing.T) {
 // With require_client_cert nobody gets in without one, but for probes.
 func TestClientCertificateRequired(t *testing.T) {
 	t.Parallel()
-	ca := newSigner(t, "ours")
+	ca := certtest.New(t, "ours")
 	files := newTLSFiles(t)
-	files.put(t, ca.valid(t), ca)
-	p := serveTLS(t, strings.Replace(files.yaml(), "}", ", require_client_cert: true}", 1))
-	anyone, red := ca.trust(t), ca.trust(t, ca.client(t, "spiffe://example.org/red/web"))
+	files.put(t, lasting(t, ca), ca)
+	_, baseURL := simulate(t)
+	file := writeConfig(t, t.TempDir(), baseURL, strings.Replace(files.yaml(), "}", ", require_client_cert: true}", 1))
+	withRules(t, file, strings.Replace(redRule, "team_admin", "auditor", 1))
+	p := launch(t, "serve", "--config", file)
+	anyone, red := trust(t, ca), trust(t, ca, ca.Issue(t, "spiffe://example.org/red/web"))
 	check := func(address string, config *tls.Config) error {
 		_, err := healthpb.NewHealthClient(dial(t, address, redKey, overTLS(config)).conn).Check(t.Context(), &healthpb.HealthCheckRequest{})
 		return err
 	}
-	for address, code := range map[string]codes.Code{p.data: codes.Unavailable, p.admin: codes.Unauthenticated} {
+	for address, code := range map[string]codes.Code{p.data: codes.Unavailable, p.admin: codes.OK} {
 		if err := check(address, anyone); status.Code(err) != code {
-			t.Errorf("%s without a certificate: %v, want %v", address, err, code)
+			t.Errorf("health of %s without a certificate: %v, want %v", address, err, code)
 		}
 		if err := check(address, red); err != nil {
-			t.Errorf("%s with one: %v", address, err)
+			t.Errorf("health of %s with one: %v", address, err)
 		}
+	}
+	// A good key does not make up for it, and whoever tries leaves a trace.
+	_, err := chatsvcv1.NewTeamServiceClient(dial(t, p.admin, redKey, overTLS(anyone)).conn).ListTeams(t.Context(), &chatsvcv1.ListTeamsRequest{})
+	wantReason(t, err, codes.Unauthenticated, "CREDENTIAL_MISSING")
+	if !strings.Contains(status.Convert(err).Message(), "client certificate") {
+		t.Errorf("it says %v", err)
+	}
+	eventually(t, 10*time.Second, "the line of the call", func() bool {
+		return slices.ContainsFunc(strings.Split(p.logs.String(), "\n"), func(line string) bool {
+			return strings.Contains(line, "TeamService/ListTeams") && strings.Contains(line, "CREDENTIAL_MISSING")
+		})
+	})
+	audit := chatsvcv1.NewAuditServiceClient(dial(t, p.admin, "", overTLS(red)).conn)
+	page, err := audit.ListAuditEntries(t.Context(), &chatsvcv1.ListAuditEntriesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if entries := page.GetAuditEntries(); len(entries) != 1 || entries[0].GetReason() != "CREDENTIAL_MISSING" ||
+		entries[0].GetAction() != "chatsvc.v1.TeamService/ListTeams" || entries[0].GetSource() != "127.0.0.1" {
+		t.Errorf("the audit has %v", entries)
 	}
 	if status, body, err := get(t, anyone, "https://"+p.admin+"/readyz"); status != http.StatusOK || err != nil {
 		t.Errorf("/readyz: %d %q %v", status, body, err)
@@ -191,16 +207,16 @@ func TestClientCertificateRequired(t *testing.T) {
 func TestTLSReload(t *testing.T) {
 	t.Parallel()
 	const id = "spiffe://example.org/red/web"
-	before, after := newSigner(t, "before"), newSigner(t, "after")
+	before, after := certtest.New(t, "before"), certtest.New(t, "after")
 	files := newTLSFiles(t)
-	files.put(t, before.valid(t), before)
+	files.put(t, lasting(t, before), before)
 	p := serveTLS(t, files.yaml())
 
 	call := func(c *client) error {
 		_, err := c.caller.GetCaller(t.Context(), &chatsvcv1.GetCallerRequest{})
 		return err
 	}
-	standing := dial(t, p.data, "", overTLS(before.trust(t, before.client(t, id))))
+	standing := dial(t, p.data, "", overTLS(trust(t, before, before.Issue(t, id))))
 	stream, err := standing.chat.StreamTurn(t.Context(), &chatsvcv1.CreateTurnRequest{Text: "[[sim ttft=3s answer=\"Four.\"]]"})
 	if err != nil {
 		t.Fatal(err)
@@ -208,8 +224,8 @@ func TestTLSReload(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	busy := make(chan error, 1)
 	go func() { // calls, on connections of their own and on one that stands, all the while
-		both := before.trust(t)
-		both.RootCAs.AddCert(after.certificate)
+		both := trust(t, before)
+		both.RootCAs.AddCert(after.TLS.Leaf)
 		for ctx.Err() == nil {
 			c := dial(t, p.data, redKey, overTLS(both))
 			if err := call(c); err != nil {
@@ -225,19 +241,18 @@ func TestTLSReload(t *testing.T) {
 		busy <- nil
 	}()
 
-	next := after.valid(t)
+	next := lasting(t, after)
 	files.put(t, next, after)
-	block, _ := pem.Decode([]byte(next.certificate))
 	for _, address := range []string{p.data, p.admin} {
 		eventually(t, 10*time.Second, "the new certificate on "+address, func() bool {
-			state, err := handshake(t, address, after.trust(t))
-			return err == nil && bytes.Equal(state.PeerCertificates[0].Raw, block.Bytes)
+			state, err := handshake(t, address, trust(t, after))
+			return err == nil && state.PeerCertificates[0].Equal(next.TLS.Leaf)
 		})
 	}
-	if err := call(dial(t, p.data, "", overTLS(after.trust(t, after.client(t, id))))); err != nil {
+	if err := call(dial(t, p.data, "", overTLS(trust(t, after, after.Issue(t, id))))); err != nil {
 		t.Errorf("a client of the new authority: %v", err)
 	}
-	if err := call(dial(t, p.data, "", overTLS(after.trust(t, before.client(t, id))))); status.Code(err) != codes.Unavailable {
+	if err := call(dial(t, p.data, "", overTLS(trust(t, after, before.Issue(t, id))))); status.Code(err) != codes.Unavailable {
 		t.Errorf("a client of the old authority: %v", err)
 	}
 	stop()

@@ -3,6 +3,7 @@ package chatclient_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -56,6 +57,8 @@ func TestServiceConfigNames(t *testing.T) {
 		}
 	}
 
+	// The control plane has a port of its own, which no client of this config calls.
+	control := []protoreflect.FullName{"chatsvc.v1.TeamService", "chatsvc.v1.KeyService", "chatsvc.v1.AuditService"}
 	protoregistry.GlobalFiles.RangeFilesByPackage("chatsvc.v1", func(file protoreflect.FileDescriptor) bool {
 		for i := range file.Services().Len() {
 			service := file.Services().Get(i)
@@ -63,7 +66,8 @@ func TestServiceConfigNames(t *testing.T) {
 				method := service.Methods().Get(j)
 				name, full := string(method.Name()), fmt.Sprintf("%s/%s", service.FullName(), method.Name())
 				want := 0
-				if strings.HasPrefix(name, "Get") || strings.HasPrefix(name, "List") || name == "CancelTurn" {
+				reads := strings.HasPrefix(name, "Get") || strings.HasPrefix(name, "List")
+				if !slices.Contains(control, service.FullName()) && (reads || name == "CancelTurn") {
 					want = 1
 				}
 				if retried[full] != want {

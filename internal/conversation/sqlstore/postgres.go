@@ -116,6 +116,8 @@ type postgresServer struct {
 	patience time.Duration
 	// roundTrip is about how long one takes at the moment, and 0 where it is short.
 	roundTrip atomic.Int64
+	// latest is what the last one took that was measured, however short.
+	latest atomic.Int64
 	// lost is told when a connection has broken, because others may have, too.
 	lost func()
 
@@ -208,6 +210,7 @@ func (s *postgresServer) dialWithin(ctx context.Context) (*pgx.Conn, error) {
 
 // observe is told how long a round trip took.
 func (s *postgresServer) observe(took time.Duration) {
+	s.latest.Store(int64(took))
 	if took < farAway {
 		took = 0
 	}
@@ -219,6 +222,14 @@ func hangUp(conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx) // there is nothing more to do about it
+}
+
+var setLockTimeout = &statement{`SELECT set_config('lock_timeout', $1, true)`}
+
+// waitBriefly leaves time for the round trips of a session that goes on, its write and its COMMIT: whoever gives up loses its
+// place in the queue for the lock.
+func (d *postgresDialect) waitBriefly(w *setWriter) {
+	w.do(setLockTimeout, []any{milliseconds(headTimeout + 3*time.Duration(d.server.latest.Load()))}, nil)
 }
 
 // postgresDialect is PostgreSQL's half of the store.

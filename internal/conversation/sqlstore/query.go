@@ -19,6 +19,8 @@ type dialect interface {
 	placeholder(b []byte, n int, typ string) []byte
 	// forUpdate is what stands behind a SELECT whose rows others must not change before the transaction ends.
 	forUpdate() string
+	// waitBriefly queues what has the locks of this transaction waited for no longer than headTimeout.
+	waitBriefly(w *setWriter)
 	// connect opens the connection that writes.
 	connect(ctx context.Context) (writer, error)
 	// begin is the statement that opens a transaction that writes.

@@ -59,14 +59,14 @@ func (db *DB) Changes(ctx context.Context, after tenant.Head) (*tenant.Changes, 
 		case "team":
 			t := &tenant.Team{}
 			if note(decode("team", spec, t), kind, id) {
-				t.Disabled = true
+				t.Disabled, revision = true, -revision // which is never the stored one, so that nothing is written over it
 			}
 			t.ID, t.Revision = id, revision
 			c.Teams = append(c.Teams, t)
 		case "client":
 			t := &tenant.Client{}
 			if note(decode("client", spec, t), kind, team+"/"+id) {
-				t.Disabled = true
+				t.Disabled, revision = true, -revision
 			}
 			t.Team, t.ID, t.Revision = team, id, revision
 			c.Clients = append(c.Clients, t)

@@ -182,6 +182,8 @@ func (*sqliteDialect) placeholder(b []byte, _ int, _ string) []byte { return app
 
 func (*sqliteDialect) forUpdate() string { return "" } // who writes, writes alone
 
+func (*sqliteDialect) waitBriefly(*setWriter) {}
+
 func (*sqliteDialect) shared() bool { return false }
 
 func (*sqliteDialect) fence(*setWriter, owner) (fenced func() bool) {

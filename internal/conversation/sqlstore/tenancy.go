@@ -122,19 +122,15 @@ FROM (VALUES `, `) AS v`, 3, []string{"text", "text", "bigint"}}
 // auditHeadID is that of the only row.
 const auditHeadID = int64(1)
 
-// headTimeout is how long a group of the audit waits for a lock: so long may turns of this process have to wait for it, each
-// time that it is tried while another session does not go on.
+// headTimeout is how long a group of the audit waits for a lock, besides the round trips of who has it: so long may turns of
+// this process have to wait for it, each time that it is tried while another session does not go on.
 const headTimeout = 100 * time.Millisecond
-
-var waitBriefly = &statement{`SET LOCAL lock_timeout = ` + milliseconds(headTimeout)}
 
 // lockTenancy is for groups of the audit: those of all processes wait for each other here, and need no other locks on the
 // tables of the control plane.
 func (g *group) lockTenancy(w *setWriter) {
 	if g.keys.tenancy.head {
-		if w.dialect.forUpdate() != "" {
-			w.do(waitBriefly, nil, nil)
-		}
+		w.dialect.waitBriefly(w)
 		w.lockSet(auditHead, []any{auditHeadID}, func(row row) (err error) {
 			g.tenancy.head, err = scanHead(row)
 			g.tenancy.known = true

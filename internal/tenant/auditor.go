@@ -38,7 +38,7 @@ func NewAuditor(store Store, logger *slog.Logger) *Auditor {
 }
 
 // DeniedControl records a denial on the control plane before it returns. Anybody could do it all day, so it records so
-// many a second of one credential one by one, and so many of all whose credential does not work, or who have none; the
+// many a second of one client one by one, and so many of all whose credential does not work, or who have none; the
 // others it counts as DeniedData does, and also one that certainly was not written. One of which that is open is logged.
 func (a *Auditor) DeniedControl(ctx context.Context, e Entry) {
 	if !a.singles.allow(e, time.Now()) {
@@ -50,7 +50,7 @@ func (a *Auditor) DeniedControl(ctx context.Context, e Entry) {
 	defer cancel()
 	e.Outcome, e.Count = Denied, 1
 	switch err := a.store.Record(ctx, &e, false); {
-	case errors.Is(err, conversation.ErrNotWritten):
+	case errors.Is(err, conversation.ErrNotWritten), ctx.Err() != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, conversation.ErrStoreUnavailable):
 		a.DeniedData(denial)
 	case err != nil:
 		a.log.ErrorContext(ctx, "a denial is not in the audit", "action", e.Action, "reason", e.Reason, "team", e.Team,

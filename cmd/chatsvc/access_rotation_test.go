@@ -135,6 +135,7 @@ func startLoad(t *testing.T, target string, secure credentials.TransportCredenti
 			case <-tick.C:
 			}
 			for ; n < int(time.Since(began).Seconds()*ratePerSecond); n++ { // a tick can be missed
+				n := n
 				l.running.Go(func() {
 					conn := lasting[n%len(lasting)]
 					if n%10 == 0 {

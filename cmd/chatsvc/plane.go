@@ -61,7 +61,7 @@ func (s *server) newPlane(gate auth.Authenticator, denied func(context.Context, 
 // it is as old as both together, at most.
 const (
 	healthInterval = time.Second
-	healthPatience = time.Second
+	healthPatience = 2 * time.Second // one that is far away is slow, and not down
 )
 
 // healthChecker returns a function that sets the health of all services, and what /readyz says, to what the database allows.

@@ -49,10 +49,10 @@ func (c *auditVerifyCommand) Run(ctx context.Context, std stdio) error {
 			}
 		}
 		switch {
+		case len(findings) > 0:
+			return &exitError{errors.Join(errors.New("the audit is not as it was written"), err), exitTampered}
 		case err != nil:
 			return err
-		case len(findings) > 0:
-			return &exitError{errors.New("the audit is not as it was written"), exitTampered}
 		}
 		_, err = fmt.Fprintf(std.out, "%d entries, head %s\n", head.Count, head)
 		return err

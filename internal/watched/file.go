@@ -102,6 +102,13 @@ func (f *File[T]) readAll() (changed bool, err error) {
 }
 
 func (f *File[T]) content() (content []byte, err error) {
+	// To open a pipe would wait for whoever writes it.
+	switch info, err := os.Stat(f.o.Path); {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a file", f.o.Path)
+	}
 	file, err := os.Open(f.o.Path)
 	if err != nil {
 		return nil, err

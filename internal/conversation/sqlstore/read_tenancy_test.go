@@ -197,6 +197,13 @@ func TestUnreadableRows(t *testing.T) {
 				if !c.bad(got) {
 					t.Errorf("what cannot be read lets somebody in: %+v, %+v, %+v", got.Teams[0], got.Clients[0], got.Keys[0])
 				}
+				for _, over := range []*tenant.Change{{Team: got.Teams[0]}, {Client: got.Clients[0]}} {
+					unreadable := over.Team != nil && over.Team.Disabled || over.Client != nil && over.Client.Disabled
+					e := auditEntry("put")
+					if err := db.Put(t.Context(), over, &e); unreadable && !errors.Is(err, tenant.ErrChanged) {
+						t.Errorf("what cannot be read was written over: %v", err)
+					}
+				}
 				if k := got.Keys[0]; k.ID != "a" || k.Team != "a" || k.Client != "a" || k.Revision != 1 {
 					t.Errorf("the key is %+v", k)
 				}

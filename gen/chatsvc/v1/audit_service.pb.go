@@ -170,7 +170,7 @@ type AuditEntry struct {
 	// The trace of the call.
 	TraceId string `protobuf:"bytes,12,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	// How many denials the entry stands for. On the data plane, those of one source and reason make at most one entry per
-	// minute, which also counts the ones since the entry before. So it is on the control plane with those of a credential
+	// minute, which also counts the ones since the entry before. So it is on the control plane with those of a client
 	// beyond 20 at once and one a second, and beyond 100 at once and one a second with those of all that do not work.
 	Count int64 `protobuf:"varint,13,opt,name=count,proto3" json:"count,omitempty"`
 	// What is hashed: a JSON object, byte by byte as it is stored.

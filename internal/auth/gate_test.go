@@ -228,9 +228,8 @@ func TestNewRefuses(t *testing.T) {
 		"no URL, a file":  {issuer(auth.Issuer{Issuer: "x", Audience: "a", JWKSFile: "/nowhere"}), "jwt: entry 1: issuer must be a URL with https"},
 		"no URL":          {issuer(auth.Issuer{Issuer: "example.org", Audience: "a"}), "jwt: entry 1: issuer must be a URL with https"},
 		"issuer's query":  {issuer(auth.Issuer{Issuer: "https://example.org/?a", Audience: "a"}), "jwt: entry 1: issuer must have no query"},
-		"no file":         {issuer(auth.Issuer{Issuer: issuerName, Audience: "a", JWKSFile: "/nowhere"}), "jwt: entry 1: reading jwks_file: open /nowhere"},
-		"an empty file":   {issuer(auth.Issuer{Issuer: issuerName, Audience: "a", JWKSFile: "/dev/null"}), "jwt: entry 1: reading jwks_file: /dev/null: decode the JWKS"},
-		"an endless file": {issuer(auth.Issuer{Issuer: issuerName, Audience: "a", JWKSFile: "/dev/zero"}), "jwt: entry 1: reading jwks_file: /dev/zero has more than"},
+		"no file":         {issuer(auth.Issuer{Issuer: issuerName, Audience: "a", JWKSFile: "/nowhere"}), "jwt: entry 1: reading jwks_file: stat /nowhere"},
+		"no regular file": {issuer(auth.Issuer{Issuer: issuerName, Audience: "a", JWKSFile: "/dev/null"}), "jwt: entry 1: reading jwks_file: /dev/null is not a file"},
 		"the same issuer twice": {
 			auth.Options{Issuers: append(options(t, newSigner(t, "1")).Issuers, auth.Issuer{Issuer: issuerName, Audience: "b"})},
 			"jwt: entry 2: the same issuer stands there twice",

@@ -163,7 +163,7 @@ func TestDropsWithoutMaking(t *testing.T) {
 	t.Parallel()
 	url := migrated(t)
 	roleURL, role := asRole(t, url)
-	owner := openURL(t, url, Options{})
+	owner := openURL(t, url, Options{Retention: Retention{Events: 30 * 24 * time.Hour}}) // it is not to drop the old one itself
 	old := time.Now().Add(-3 * 24 * time.Hour)
 	mustAdd(t, owner, old, old)
 	have := mustPartitions(t, owner)
